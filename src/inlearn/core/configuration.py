@@ -1,0 +1,211 @@
+"""Typed, frozen configuration: trees of plain values, `key=value` overrides, early refusal, a hash. No torch here.
+
+A configurable thing has a `Config` in a torch-free file beside its code. Where several things can fill one place
+(models, schedules), each has a `kind` and the field is a discriminated union of them, so the union is the registry.
+
+Overrides follow the grammar that Hydra users know: `group=kind` chooses (and drops what was set for the former
+choice), `a.b.c=value` sets. Values are handed to the field's type as text, so `1e-3` is a number where a number
+belongs; a value that starts with `[` or `{` is JSON; `none` is the empty value where one is allowed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import types
+import typing
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from inlearn.core.errors import UserError, unknown
+
+Tree = dict[str, Any]
+C = TypeVar("C", bound="Config")
+
+
+class Config(BaseModel):
+    """Frozen; unknown keys, NaN and infinities are errors; defaults are checked like given values."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+
+# ---------------------------------------------------------------- what a field accepts
+
+
+def _alternatives(annotation: Any) -> Iterator[Any]:
+    """The members of (nested, annotated, optional) unions; anything else is its own only member."""
+    origin = typing.get_origin(annotation)
+    if origin is typing.Annotated:
+        yield from _alternatives(typing.get_args(annotation)[0])
+    elif origin in (typing.Union, types.UnionType):
+        for member in typing.get_args(annotation):
+            yield from _alternatives(member)
+    else:
+        yield annotation
+
+
+def variants(annotation: Any) -> list[type[Config]]:
+    """The configuration classes that a field accepts; more than one means a choice by `kind`."""
+    return [a for a in _alternatives(annotation) if isinstance(a, type) and issubclass(a, Config)]
+
+
+def kind_of(config: type[Config]) -> str | None:
+    field = config.model_fields.get("kind")
+    return None if field is None else field.default
+
+
+def _accepts_none(annotation: Any) -> bool:
+    return type(None) in _alternatives(annotation)
+
+
+def _chosen(key: str, annotation: Any, node: Any, default: Any) -> type[Config] | None:
+    """Which variant the keys below `key` belong to: the one named in the tree, else the default's, else the only."""
+    options = variants(annotation)
+    if len(options) <= 1:
+        return options[0] if options else None
+    kinds = {kind_of(option): option for option in options}
+    given = node.get("kind") if isinstance(node, Mapping) else None
+    given = given or getattr(default, "kind", None)
+    if given is None:
+        raise UserError(f"'{key}' needs a choice first: {key}={'|'.join(map(str, kinds))}")
+    if given not in kinds:
+        raise unknown(key, str(given), map(str, kinds))
+    return kinds[given]
+
+
+# ---------------------------------------------------------------- overrides
+
+
+def split_override(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise UserError(f"'{text}' is not key=value")
+    return key.strip(), value.strip()
+
+
+def _value(text: str, annotation: Any) -> Any:
+    if text[:1] in ("[", "{"):
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise UserError(f"'{text}' starts like JSON but is not: {error}") from None
+    if text.lower() in ("none", "null") and _accepts_none(annotation):
+        return None
+    return text
+
+
+def assign(root: type[Config], tree: Tree, key: str, text: str) -> None:
+    """Set `key` (dotted) of `tree`, a partial configuration of class `root`, to what `text` says."""
+    config, node, path = root, tree, key.split(".")
+    for depth, name in enumerate(path):
+        parent = ".".join(path[:depth])
+        if name not in config.model_fields:
+            raise unknown("key", name, config.model_fields, f"{parent}." if parent else "")
+        field = config.model_fields[name]
+        default = None if field.is_required() else field.get_default(call_default_factory=True)
+        here = ".".join(path[: depth + 1])
+        if depth == len(path) - 1:
+            node[name] = _leaf(here, text, field.annotation, node.get(name))
+            return
+        chosen = _chosen(here, field.annotation, node.get(name), default)
+        if chosen is None:
+            raise UserError(f"'{here}' is a value, so '{key}' does not exist; set {here}=… itself")
+        if not isinstance(node.get(name), dict):
+            # Filling a union's variant needs its kind; filling a default's other keys needs the default's values.
+            same = isinstance(default, chosen)
+            node[name] = default.model_dump(exclude_unset=True) | {"kind": default.kind} if same and kind_of(chosen) else {}
+        if kind_of(chosen) is not None:
+            node[name].setdefault("kind", kind_of(chosen))
+        config, node = chosen, node[name]
+
+
+def _leaf(key: str, text: str, annotation: Any, current: Any) -> Any:
+    """The value at the end of a key; for a choice by kind, `group=kind` starts that group afresh."""
+    kinds = [kind_of(option) for option in variants(annotation) if kind_of(option)]
+    if not kinds or text[:1] == "{" or (text.lower() == "none" and _accepts_none(annotation)):
+        return _value(text, annotation)
+    if text not in kinds:
+        raise unknown(key, text, kinds)
+    return current if isinstance(current, dict) and current.get("kind") == text else {"kind": text}
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
+    """`over` laid on `base`, mappings key by key; another `kind` replaces its whole mapping."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        if isinstance(old, Mapping) and isinstance(value, Mapping) and value.get("kind", old.get("kind")) == old.get("kind"):
+            merged[key] = merge(old, value)
+        else:
+            merged[key] = merge({}, value) if isinstance(value, Mapping) else value
+    return merged
+
+
+# ---------------------------------------------------------------- from tree to configuration
+
+
+def resolve(root: type[C], tree: Mapping[str, Any]) -> C:
+    """The typed configuration, or a `UserError` that names the key, the value, and what was expected."""
+    try:
+        return root.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(_explain(root, tree, error)) from None
+
+
+def _explain(root: type[Config], tree: Mapping[str, Any], error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    key = _dotted(tree, first["loc"])
+    if first["type"] == "extra_forbidden":
+        parent, _, name = key.rpartition(".")
+        known = _fields_at(root, tree, parent.split(".") if parent else [])
+        return str(unknown("key", name, known, f"{parent}." if parent else ""))
+    # A union of a number and a word fails once a member; name them together.
+    reasons = [e["msg"] for e in error.errors(include_url=False) if _dotted(tree, e["loc"]) == key]
+    wanted = " or ".join(dict.fromkeys(r.removeprefix("Value error, ").removeprefix("Input should be ") for r in reasons))
+    if first["type"] == "missing":
+        return f"{key} is missing: {wanted}"
+    if first["type"] == "value_error":
+        return f"{key}: {wanted}" if key else wanted
+    given = first["input"]
+    return f"{key} = {given if isinstance(given, str) else json.dumps(given, default=str)}: expected {wanted}"
+
+
+def _dotted(tree: Any, location: Sequence[str | int]) -> str:
+    """pydantic's location as the user wrote it: union tags and type names are not keys of the tree."""
+    names = []
+    for part in location:
+        if isinstance(tree, Mapping) and part in tree:
+            names.append(str(part))
+            tree = tree[part]
+        elif isinstance(part, int):
+            names.append(str(part))
+            tree = tree[part] if isinstance(tree, Sequence) and part < len(tree) else None
+        elif part == location[-1] and isinstance(tree, Mapping) and isinstance(part, str) and part.isidentifier():
+            names.append(part)
+    return ".".join(names)
+
+
+def _fields_at(root: type[Config], tree: Any, path: Sequence[str]) -> list[str]:
+    config = root
+    for name in path:
+        tree = tree.get(name) if isinstance(tree, Mapping) else None
+        field = config.model_fields.get(name)
+        options = variants(field.annotation) if field else []
+        kind = tree.get("kind") if isinstance(tree, Mapping) else None
+        config = next((o for o in options if kind_of(o) == kind), options[0] if options else Config)
+    return list(config.model_fields)
+
+
+# ---------------------------------------------------------------- identity
+
+
+def canonical(content: Any) -> str:
+    """One text for one meaning: sorted keys, no spaces, no NaN."""
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+
+
+def digest(content: Any) -> str:
+    """The first 12 hexadecimal digits of the canonical form's sha256."""
+    return hashlib.sha256(canonical(content).encode()).hexdigest()[:12]

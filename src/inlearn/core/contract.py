@@ -1,0 +1,309 @@
+"""The contract between studies, models and the laboratory. A study knows no model, a model no study; both know this.
+
+Shapes: N rows of T positions; a leading member axis may precede N in every tensor of a batch. Only right padding
+and causal models exist here, so there is no padding mask: what follows the last scored position cannot matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from inlearn.core.draws import Address
+
+# ---------------------------------------------------------------- output spaces
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A position carries one of `size` symbols. A prediction is (..., size) log-probabilities; losses are in nats."""
+
+    size: int
+    unit: ClassVar[str] = "nats"
+
+    @property
+    def width(self) -> int:
+        return self.size
+
+    def prediction(self, outputs: Tensor) -> Tensor:
+        return outputs.log_softmax(-1)
+
+    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Cross-entropy per position: -log p(target)."""
+        return -prediction.gather(-1, target[..., None]).squeeze(-1)
+
+    def divergence(self, reference: Tensor, prediction: Tensor) -> Tensor:
+        """KL(reference || model) per position: finite even where the reference is one-hot."""
+        possible = reference > float("-inf")
+        terms = reference.exp() * (reference - prediction)
+        return torch.where(possible, terms, torch.zeros_like(terms)).sum(-1)
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """A position carries `dim` reals. A prediction is a mean; losses are squared errors averaged over columns.
+
+    `answers` columns are predicted and scored; further columns of the model's output exist but carry no loss
+    (the published regression model emits D+1 numbers of which only the first is trained).
+    """
+
+    dim: int
+    answers: int | None = None
+    unit: ClassVar[str] = "squared error"
+
+    @property
+    def width(self) -> int:
+        return self.dim
+
+    def prediction(self, outputs: Tensor) -> Tensor:
+        return outputs if self.answers is None else outputs[..., : self.answers]
+
+    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        return (prediction - target).square().mean(-1)
+
+    divergence = loss
+
+
+Space = Tokens | Vectors
+
+
+@dataclass(frozen=True)
+class Interface:
+    """All that a model may know of a problem. `length` is the longest row, prefix included."""
+
+    inputs: Space
+    outputs: Space
+    length: int
+
+
+# ---------------------------------------------------------------- data
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a task hands out. `marks` may be read by measures; `latents` by reference learners and probes only."""
+
+    inputs: Tensor  # (N, T) int64 | (N, T, D) float32
+    targets: Tensor  # (N, T) int64 | (N, T, A) float32
+    weights: Tensor  # (N, T) float32; 0 where no answer is scored
+    prefix: Tensor | None = None  # (N / Q, S[, D]); row n continues prefix n // Q
+    marks: Mapping[str, Tensor] = field(default_factory=dict)  # (N,) | (N, T) int64: what measures are sliced by
+    latents: Any = None  # what generated the rows
+
+    @property
+    def rows(self) -> int:
+        return self.weights.shape[-2]
+
+    @cached_property
+    def scored(self) -> Tensor:
+        """(n,) int64 into the flattened N·T positions, ascending: where an answer is scored."""
+        return self.weights.flatten().nonzero().squeeze(-1)
+
+    def at_scored(self, values: Tensor) -> Tensor:
+        """`values` (N, T, ...) or (N,) at the scored positions, (n, ...), in row order."""
+        if values.dim() == 1:
+            return values[self.scored // self.weights.shape[-1]]
+        return values.flatten(0, 1)[self.scored]
+
+    @property
+    def scored_rows(self) -> Tensor:
+        """(n,) int64: the row of every scored position."""
+        return self.scored // self.weights.shape[-1]
+
+    def unshared(self) -> Batch:
+        """The literal form: every row carries its own prefix. The oracle that branches are tested against."""
+        if self.prefix is None:
+            return self
+        rows, steps = self.rows, self.prefix.shape[1]
+        own = self.prefix.repeat_interleave(rows // self.prefix.shape[0], 0)
+
+        def pad(values: Tensor) -> Tensor:
+            return torch.cat((values.new_zeros(rows, steps, *values.shape[2:]), values), 1)
+
+        marks = {name: pad(mark) if mark.dim() > 1 else mark for name, mark in self.marks.items()}
+        return Batch(torch.cat((own, self.inputs), 1), pad(self.targets), pad(self.weights), None, marks, self.latents)
+
+    def to(self, device: torch.device | str) -> Batch:
+        moved = {name: mark.to(device) for name, mark in self.marks.items()}
+        prefix = None if self.prefix is None else self.prefix.to(device)
+        latents = self.latents.to(device) if hasattr(self.latents, "to") else self.latents
+        tensors = {name: getattr(self, name).to(device) for name in ("inputs", "targets", "weights")}
+        return replace(self, **tensors, prefix=prefix, marks=moved, latents=latents)
+
+    def check(self, interface: Interface) -> None:
+        """Raise `ValueError` where the batch breaks the contract. For tests and `inlearn doctor`; not in the loop."""
+        rows, steps = self.weights.shape
+        for name, values, space in (("inputs", self.inputs, interface.inputs), ("targets", self.targets, interface.outputs)):
+            tail = () if isinstance(space, Tokens) else (values.shape[-1],)
+            if tuple(values.shape) != (rows, steps, *tail):
+                raise ValueError(f"{name} has shape {tuple(values.shape)}; expected ({rows}, {steps}) with the space's columns")
+            if isinstance(space, Tokens) and not (0 <= int(values.min()) and int(values.max()) < space.size):
+                raise ValueError(f"{name} has symbols outside 0..{space.size - 1}")
+            if not torch.isfinite(values).all():
+                raise ValueError(f"{name} has values that are not finite")
+        if isinstance(interface.inputs, Vectors) and self.inputs.shape[-1] != interface.inputs.dim:
+            raise ValueError(f"inputs have {self.inputs.shape[-1]} columns; expected {interface.inputs.dim}")
+        if isinstance(interface.outputs, Vectors):
+            wanted = interface.outputs.answers or interface.outputs.dim
+            if self.targets.shape[-1] != wanted:
+                raise ValueError(f"targets have {self.targets.shape[-1]} columns; expected {wanted}")
+        before = 0 if self.prefix is None else self.prefix.shape[1]
+        if before + steps > interface.length:
+            raise ValueError(f"rows reach {before + steps} positions; the interface says {interface.length}")
+        if self.prefix is not None and rows % self.prefix.shape[0]:
+            raise ValueError(f"{rows} rows cannot share {self.prefix.shape[0]} prefixes evenly")
+        if (self.weights < 0).any() or not self.scored.numel():
+            raise ValueError("weights must be non-negative with at least one scored position")
+        for name, mark in self.marks.items():
+            if mark.dtype != torch.int64 or tuple(mark.shape) not in ((rows,), (rows, steps)):
+                raise ValueError(f"mark '{name}' must be int64 of shape (N,) or (N, T)")
+
+
+@runtime_checkable
+class Task(Protocol):
+    """One distribution of batches: "train", or a named evaluation set.
+
+    `labels` gives the meaning of a mark's integers where they are indices, e.g. {"gain": (3.0, 5.0)}.
+    """
+
+    interface: Interface
+    labels: Mapping[str, Sequence[float | str]]
+
+    def sample(self, at: Address, rows: int, first: int = 0) -> Batch:
+        """Rows first..first+rows-1 of the batch at this address; a row depends on the address and its number alone."""
+        ...
+
+
+# ---------------------------------------------------------------- learners
+
+
+class Model(Protocol):
+    """`state` is what the positions so far left behind (a cache, hidden states); with N/Q rows it is forked Q ways.
+
+    With `scored` (n,) into the flattened positions, outputs are (n, width) there; else (N, T, width).
+    """
+
+    def __call__(self, inputs: Tensor, state: Any = None, scored: Tensor | None = None) -> tuple[Tensor, Any]: ...
+
+
+Mechanism = Literal["context", "weights", "tool", "none"]
+
+
+class Reference(Protocol):
+    """An ideal learner under one mechanism. Predictions are at `batch.scored`, in row order, like the model's."""
+
+    name: str
+    mechanism: Mechanism
+
+    def predict(self, batch: Batch) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A limit that is no predictor (an entropy, log K / T): drawn in figures, never predicted with."""
+
+    name: str
+    unit: str
+    formula: str
+    value: float
+
+
+# ---------------------------------------------------------------- measures
+
+
+@dataclass(frozen=True)
+class Measure:
+    """`value(batch, space, prediction)` gives one number a scored position (n,) or one a row (N,).
+
+    `by` lists the combinations of marks that slice it, beside the overall mean. `sets` limits it to named
+    evaluation sets (empty: all). Intervals count rows as independent unless `cluster` names a mark.
+    """
+
+    name: str
+    unit: str
+    formula: str
+    value: Callable[[Batch, Space, Tensor], Tensor]
+    by: tuple[tuple[str, ...], ...] = ()
+    sets: tuple[str, ...] = ()
+    cluster: str | None = None
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A figure computed from a measured table, such as an ICL score.
+
+    `value(levels, means)` receives the table of measure `of` sliced by `by` (levels is a list of tuples) and
+    returns {level of the result: value}; `result_by` names the marks of those levels. None: not applicable.
+    """
+
+    name: str
+    unit: str
+    formula: str
+    of: str
+    by: tuple[str, ...]
+    value: Callable[[Sequence[tuple[int, ...]], Sequence[float]], Mapping[tuple[int, ...], float] | None]
+    result_by: tuple[str, ...] = ()
+
+
+class Environment(Protocol):
+    """What answers when the model acts: a database, or the automaton itself."""
+
+    def reply(self, row: int, tokens: Sequence[int]) -> Sequence[int] | None:
+        """Tokens to force after `tokens`; an empty sequence to go on freely; None when the row is done."""
+        ...
+
+
+# ---------------------------------------------------------------- a study
+
+
+class Study:
+    """What a study's configuration builds. Subclasses set `tasks` and `measures`; the rest is where they need it.
+
+    `monitored` names the evaluation sets that every run evaluates while it trains, in the order of its reports.
+    """
+
+    tasks: Mapping[str, Task]
+    measures: Sequence[Measure] = ()
+    monitored: Sequence[str] = ("train",)
+    derived: Sequence[Derived] = ()
+    bounds: Sequence[Bound] = ()
+
+    @property
+    def interface(self) -> Interface:
+        return self.tasks["train"].interface
+
+    def references(self, name: str) -> Sequence[Reference]:
+        """The ideal learners of evaluation set `name`."""
+        return ()
+
+    def evaluation_rows(self, name: str) -> int:
+        """How many rows evaluation set `name` has."""
+        return 1024
+
+    def environments(self) -> Mapping[str, Environment]:
+        return {}
+
+    def fingerprints(self) -> Mapping[str, str]:
+        """Prepared data by name, as hashes of content: part of a run's identity, unlike the data's paths."""
+        return {}
+
+    def prepare(self, say: Callable[[str], None]) -> None:
+        """Build whatever data the study needs before training; twice is as good as once."""
+        say("nothing to prepare: every batch is drawn when it is needed")
+
+    def describe(self) -> Iterable[tuple[str, Any]]:
+        """(title, rows as list of dicts) or (title, chart), in reading order: the data in numbers and charts."""
+        return ()
+
+    def charts(self, evaluations: Any, runs: Any) -> Iterable[tuple[str, str, Any]]:
+        """(title, caption, chart) for a report, from the long table of evaluations (pandas)."""
+        return ()
+
+    def quantities(self) -> Mapping[str, Callable[..., float]]:
+        """Named exact numbers that claims may check, each a function of keyword arguments."""
+        return {}
