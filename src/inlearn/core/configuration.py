@@ -113,9 +113,8 @@ def assign(root: type[Config], tree: Tree, key: str, text: str) -> None:
         if chosen is None:
             raise UserError(f"'{here}' is a value, so '{key}' does not exist; set {here}=… itself")
         if not isinstance(node.get(name), dict):
-            # Filling a union's variant needs its kind; filling a default's other keys needs the default's values.
-            same = isinstance(default, chosen)
-            node[name] = default.model_dump(exclude_unset=True) | {"kind": default.kind} if same and kind_of(chosen) else {}
+            # One key of a default is changed: its other keys stay what they are.
+            node[name] = default.model_dump(exclude_unset=True) if isinstance(default, chosen) else {}
         if kind_of(chosen) is not None:
             node[name].setdefault("kind", kind_of(chosen))
         config, node = chosen, node[name]
@@ -136,7 +135,11 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> Tree:
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
-        if isinstance(old, Mapping) and isinstance(value, Mapping) and value.get("kind", old.get("kind")) == old.get("kind"):
+        if (
+            isinstance(old, Mapping)
+            and isinstance(value, Mapping)
+            and value.get("kind", old.get("kind")) == old.get("kind")
+        ):
             merged[key] = merge(old, value)
         else:
             merged[key] = merge({}, value) if isinstance(value, Mapping) else value
@@ -163,7 +166,9 @@ def _explain(root: type[Config], tree: Mapping[str, Any], error: ValidationError
         return str(unknown("key", name, known, f"{parent}." if parent else ""))
     # A union of a number and a word fails once a member; name them together.
     reasons = [e["msg"] for e in error.errors(include_url=False) if _dotted(tree, e["loc"]) == key]
-    wanted = " or ".join(dict.fromkeys(r.removeprefix("Value error, ").removeprefix("Input should be ") for r in reasons))
+    wanted = " or ".join(
+        dict.fromkeys(r.removeprefix("Value error, ").removeprefix("Input should be ") for r in reasons)
+    )
     if first["type"] == "missing":
         return f"{key} is missing: {wanted}"
     if first["type"] == "value_error":

@@ -128,6 +128,18 @@ class Batch:
         marks = {name: pad(mark) if mark.dim() > 1 else mark for name, mark in self.marks.items()}
         return Batch(torch.cat((own, self.inputs), 1), pad(self.targets), pad(self.weights), None, marks, self.latents)
 
+    def part(self, first: int, rows: int) -> Batch:
+        """Rows first..first+rows-1 for a micro-batch, without latents; a shared prefix is never cut in two."""
+        here = slice(first, first + rows)
+        prefix = self.prefix
+        if prefix is not None:
+            share = self.rows // prefix.shape[0]
+            if first % share or rows % share:
+                raise ValueError(f"a micro-batch of {rows} rows would cut a prefix that {share} rows share")
+            prefix = prefix[first // share : (first + rows) // share]
+        marks = {name: mark[here] for name, mark in self.marks.items()}
+        return Batch(self.inputs[here], self.targets[here], self.weights[here], prefix, marks)
+
     def to(self, device: torch.device | str) -> Batch:
         moved = {name: mark.to(device) for name, mark in self.marks.items()}
         prefix = None if self.prefix is None else self.prefix.to(device)
@@ -138,11 +150,16 @@ class Batch:
     def check(self, interface: Interface) -> None:
         """Raise `ValueError` where the batch breaks the contract. For tests and `inlearn doctor`; not in the loop."""
         rows, steps = self.weights.shape
-        for name, values, space in (("inputs", self.inputs, interface.inputs), ("targets", self.targets, interface.outputs)):
+        for name, values, space in (
+            ("inputs", self.inputs, interface.inputs),
+            ("targets", self.targets, interface.outputs),
+        ):
             tail = () if isinstance(space, Tokens) else (values.shape[-1],)
             if tuple(values.shape) != (rows, steps, *tail):
-                raise ValueError(f"{name} has shape {tuple(values.shape)}; expected ({rows}, {steps}) with the space's columns")
-            if isinstance(space, Tokens) and not (0 <= int(values.min()) and int(values.max()) < space.size):
+                raise ValueError(
+                    f"{name} has shape {tuple(values.shape)}; expected ({rows}, {steps}) with the space's columns"
+                )
+            if isinstance(space, Tokens) and not (int(values.min()) >= 0 and int(values.max()) < space.size):
                 raise ValueError(f"{name} has symbols outside 0..{space.size - 1}")
             if not torch.isfinite(values).all():
                 raise ValueError(f"{name} has values that are not finite")

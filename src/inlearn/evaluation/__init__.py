@@ -1,0 +1,1 @@
+"""Predictions, measures, distances to ideal learners, and rollouts."""

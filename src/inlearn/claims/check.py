@@ -1,0 +1,103 @@
+"""Carry out a claim: run what it needs (or take up what is there), measure, compare."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from inlearn.claims.claim import Check, Claim, Quantity, Read
+from inlearn.claims.quantities import QUANTITIES
+from inlearn.core.errors import UserError, unknown
+from inlearn.lab import discovery
+from inlearn.lab.build import build_study
+from inlearn.lab.config import compose
+from inlearn.lab.opened import Run
+from inlearn.lab.session import start
+
+
+def check(claim: Claim, root: Path, say: Callable[[str], None]) -> dict[str, Any]:
+    """The result as a plain document: every check with ours, theirs, the band, the verdict and the runs' ids."""
+    made: dict[str, list[Run]] = {}
+    for runs in claim.runs:
+        for seed in runs.seeds:
+            say(f"{claim.id}: {runs.label}, seed {seed}")
+            made.setdefault(runs.label, []).append(start(claim.study, [*runs.overrides, f"seed={seed}"], root, say))
+    checks = [_one(claim, one, made) for one in claim.checks]
+    return {
+        "id": claim.id,
+        "title": claim.title,
+        "source": claim.source,
+        "tier": claim.tier,
+        "command": f"inlearn reproduce {claim.id}",
+        "passed": all(one["passed"] for one in checks),
+        "checks": checks,
+        "runs": {label: [_provenance(run) for run in group] for label, group in made.items()},
+        "chart": _points(claim, made),
+    }
+
+
+def _provenance(run: Run) -> dict[str, Any]:
+    config = run.folder.config["config"]
+    last = run.folder.segments[-1]
+    return {"run": run.id, "seeds": config["seeds"], "numerics": config["numerics"], "step": run.folder.status.step,
+            "device": last["device_name"], "torch": last["torch"], "commit": last["commit"]}  # fmt: skip
+
+
+def _one(claim: Claim, one: Check, made: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
+    low, high = one.band
+    low, high = float("-inf") if low is None else low, float("inf") if high is None else high
+    if one.quantity is not None:
+        each, runs = [quantity(claim, one.quantity)], []
+    else:
+        runs = [run.id for run in made[one.run]]
+        each = [read(run, one.read) - (read(run, one.minus) if one.minus else 0.0) for run in made[one.run]]
+    mean = sum(each) / len(each)
+    judged = [mean] if one.over == "mean" else each
+    return {
+        "what": one.what,
+        "ours": mean,
+        "each": each,
+        "published": one.published,
+        "band": [None if abs(x) == float("inf") else x for x in (low, high)],
+        "over": one.over,
+        "passed": all(low <= value <= high for value in judged),
+        "runs": runs,
+    }
+
+
+def quantity(claim: Claim, asked: Quantity) -> float:
+    """A general quantity gets the study's name; the study's own get the arguments alone."""
+    if asked.name in QUANTITIES:
+        from_study = {"study": claim.study} if asked.name != "schedule_steps" else {}
+        return float(QUANTITIES[asked.name](**from_study, **asked.arguments))
+    own = build_study(compose(discovery.study(claim.study), [])).quantities()
+    if asked.name not in own:
+        raise unknown("quantity", asked.name, {*own, *QUANTITIES})
+    return float(own[asked.name](**asked.arguments))
+
+
+def read(run: Run, asked: Read) -> float:
+    """One number of a run's table; a step that was not evaluated, or a set, is an error and never the nearest one."""
+    table = run.evaluations
+    by = ",".join(asked.at)
+    rows = table[(table["set"] == asked.set) & (table["learner"] == asked.learner) & (table["measure"] == asked.measure)
+                 & (table["by"] == by)]  # fmt: skip
+    rows = rows[rows["reference"].isna()] if asked.reference is None else rows[rows["reference"] == asked.reference]
+    rows = rows[[level == tuple(asked.at.values()) for level in rows["level"]]]
+    if asked.learner == "model":
+        step = run.folder.status.step if asked.step == "last" else asked.step
+        rows = rows[rows["step"] == step]
+    if len(rows) != 1:
+        raise UserError(f"run {run.id} has {len(rows)} numbers for {asked}; expected one")
+    return float(rows["mean"].iloc[0])
+
+
+def _points(claim: Claim, made: Mapping[str, Sequence[Run]]) -> dict[str, Any] | None:
+    """The chart's numbers: for every series and group of runs, x and one value a seed."""
+    if claim.chart is None:
+        return None
+    points = [{"series": series.name, "x": runs.x, "run": run.id, "y": read(run, series.read)}
+              for series in claim.chart.series for runs in claim.runs if runs.x is not None
+              for run in made[runs.label]]  # fmt: skip
+    return {**claim.chart.model_dump(include={"x", "y", "log_x", "log_y"}), "points": points}

@@ -1,0 +1,97 @@
+"""Arguments, completion and tables that several verbs share."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def complete_studies(incomplete: str) -> list[str]:
+    from inlearn.lab import discovery
+
+    return [name for name in discovery.studies() if name.startswith(incomplete)]
+
+
+def complete_runs(incomplete: str) -> list[str]:
+    import os
+
+    from inlearn.runs.folder import list_runs, names
+
+    root = Path(os.environ.get("INLEARN_RUNS", "runs"))
+    return [n for n in (*names(root), *(run.id for run in list_runs(root))) if n.startswith(incomplete)]
+
+
+def complete_overrides(ctx: typer.Context, incomplete: str) -> list[str]:
+    """Keys of the run and its study; after `preset=`, the presets."""
+    from inlearn.core.errors import UserError
+    from inlearn.lab import config, discovery
+
+    try:
+        study = discovery.study(ctx.params.get("study") or "regression")
+    except UserError:
+        return []
+    if incomplete.startswith("preset="):
+        return [f"preset={name}" for name in study.presets if name.startswith(incomplete[7:])]
+    root = config.run_config(study.config)
+    keys = _keys(root) | {key.removeprefix("study.") for key in _keys(root) if key.startswith("study.")}
+    return sorted(f"{key}=" for key in {*keys, "preset", *config.SHORT} if key.startswith(incomplete))
+
+
+def _keys(config: Any, prefix: str = "") -> set[str]:
+    from inlearn.core.configuration import variants
+
+    found = set()
+    for name, field in config.model_fields.items():
+        found.add(prefix + name)
+        for variant in variants(field.annotation):
+            found |= _keys(variant, f"{prefix}{name}.")
+    return found
+
+
+Study = Annotated[str, typer.Argument(help="A study's name, or a file of your own.", autocompletion=complete_studies)]
+RunName = Annotated[
+    str, typer.Argument(metavar="RUN", help="A run's name, id, or folder.", autocompletion=complete_runs)
+]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", autocompletion=complete_overrides, show_default=False)
+]
+Root = Annotated[
+    Path, typer.Option("--runs", envvar="INLEARN_RUNS", help="The folder that holds the runs.", show_default=True)
+]
+RUNS = Path("runs")
+
+
+def say(text: str) -> None:
+    """Progress and results in words, on stderr so that stdout stays a table or a path."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
+    """A table as wide as the terminal; unwrapped where the output is a file or a pipe."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for row in rows:
+        table.add_row(*(number(value) for value in row))
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 240
+    Console(width=width, soft_wrap=not sys.stdout.isatty()).print(table)
+
+
+def number(value: Any) -> str:
+    """Four significant digits for reals, thousands separators for counts, a dash for nothing."""
+    if value is None or value != value:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return str(value)

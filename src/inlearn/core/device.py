@@ -1,0 +1,72 @@
+"""Everything that depends on the kind of device, in one place.
+
+cpu and cuda are tested; mps and xla are offered as torch offers them and are unproven here. mps has no float64, so
+reference learners compute on the CPU whatever the device.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from typing import Literal
+
+import torch
+
+from inlearn.core.errors import UserError
+
+Name = Literal["auto", "cpu", "cuda", "mps", "xla"]
+NAMES = ("auto", "cpu", "cuda", "mps", "xla")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
+
+
+def _xla_installed() -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec("torch_xla") is not None
+
+
+def available(name: str) -> bool:
+    kind = name.partition(":")[0]
+    checks = {
+        "cpu": lambda: True,
+        "cuda": torch.cuda.is_available,
+        "mps": torch.backends.mps.is_available,
+        "xla": _xla_installed,
+    }
+    return kind in checks and checks[kind]()
+
+
+def choose(asked: str) -> torch.device:
+    """The device for `asked`; "auto" obeys DEVICE, then takes the first there is of cuda, xla, mps, cpu."""
+    if asked == "auto":
+        asked = os.environ.get("DEVICE") or next(n for n in ("cuda", "xla", "mps", "cpu") if available(n))
+    if asked.partition(":")[0] not in NAMES[1:]:
+        raise UserError(f"device = {asked}: expected one of {', '.join(NAMES)} (a number may follow: cuda:1)")
+    if not available(asked):
+        there = ", ".join(n for n in NAMES[1:] if available(n))
+        raise UserError(f"device = {asked}: no such device here; there is: {there}")
+    index = asked.partition(":")[2]
+    if index and (not index.isdigit() or (asked.startswith("cuda") and int(index) >= torch.cuda.device_count())):
+        raise UserError(f"device = {asked}: there are {torch.cuda.device_count()} such devices, numbered from 0")
+    if asked.startswith("xla"):
+        import torch_xla.core.xla_model as xla_model
+
+        return xla_model.xla_device()
+    return torch.device(asked)
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager:
+    """bfloat16 matrix products with float32 weights, where asked for; nothing otherwise."""
+    if precision == "bfloat16":
+        return torch.autocast(device.type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()
+
+
+def describe(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    model = ""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo") as info:
+        model = next((line.partition(":")[2].strip() for line in info if line.startswith("model name")), "")
+    return model or platform.processor() or platform.machine()

@@ -1,0 +1,162 @@
+"""The whole of what a run is asked to be: composition, checks, identity. Imports no torch.
+
+Order: defaults < preset < group choice (`model=lstm` drops the preset's model keys) < dotted keys. A key that the
+run itself does not have is looked up in its study: `task.count=16` is `study.task.count=16`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Annotated, Any, Literal, Union
+
+from pydantic import Field, PositiveInt, create_model, field_validator
+
+from inlearn.core.configuration import Config, assign, digest, kind_of, merge, resolve, split_override
+from inlearn.core.errors import UserError, unknown
+from inlearn.lab import discovery
+from inlearn.training.config import Record, Training
+
+NUMERICS = 1
+"""Raised whenever our code changes what a run computes (a test of stored losses forces it): old ids stay apart."""
+
+
+class Seeds(Config):
+    """One seed a stream. Streams follow `seed` unless given; `eval` is the same for every run, so it has its own."""
+
+    init: int | None = None
+    task: int | None = None
+    data: int | None = None
+    noise: int | None = None
+    dropout: int | None = None
+    chain: int | None = None
+    eval: int = 0
+
+    def following(self, seed: int) -> Seeds:
+        return Seeds(**{name: seed if value is None else value for name, value in self.model_dump().items()})
+
+
+class Execution(Config):
+    """Where a run is carried out. Recorded with every start, never hashed."""
+
+    device: str = "auto"
+    threads: PositiveInt = 1
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class RunBase(Config):
+    """What every run has, whatever its study."""
+
+    training: Training = Training()
+    seed: int = 0
+    seeds: Seeds = Seeds()
+    precision: Literal["float32", "bfloat16", "float64"] = "float32"
+    start: str | None = None
+    record: Record = Record()
+    execution: Execution = Execution()
+    name: str | None = None
+    tags: tuple[str, ...] = ()
+
+    @field_validator("start")
+    @classmethod
+    def _names_a_checkpoint(cls, start: str | None) -> str | None:
+        if start is not None and not re.fullmatch(r".+@(best|last|\d+)", start):
+            raise ValueError(f"start = {start}: expected RUN@best, RUN@last or RUN@STEP")
+        return start
+
+
+UNHASHED = {"record", "execution", "name", "tags", "seed"}
+SHORT = {"device": "execution.device", "threads": "execution.threads", "log_level": "execution.log_level"}
+
+
+@cache
+def run_config(study: type[Config]) -> type[RunBase]:
+    """The configuration class of runs of one study: its own fields beside the union of all models."""
+    models = tuple(discovery.models().values())
+    model = Annotated[Union[models], Field(discriminator="kind")] if len(models) > 1 else models[0]  # noqa: UP007
+    default = discovery.models()["transformer"]()
+    if clash := set(study.model_fields) & (set(RunBase.model_fields) | {"study", "model"} | set(SHORT)):
+        raise UserError(f"study '{kind_of(study)}' has fields that a run has already: {', '.join(sorted(clash))}")
+    return create_model("RunConfig", __base__=RunBase, study=(study, ...), model=(model, default))
+
+
+def compose(study: discovery.FoundStudy, overrides: Sequence[str], base: Mapping[str, Any] | None = None) -> RunBase:
+    """The checked configuration that `overrides` ask for. `base` takes the place of defaults (an earlier run's)."""
+    root = run_config(study.config)
+    pairs = [split_override(text) for text in overrides]
+    tree: dict[str, Any] = merge({"study": {"kind": study.kind}}, base or {})
+    for key, value in pairs:
+        if key == "preset":
+            if value not in study.presets:
+                raise unknown("preset", value, study.presets)
+            tree = merge(tree, {k: v for k, v in study.presets[value].items() if k != "about"})
+    dotted = [(_full_key(key, root), value) for key, value in pairs if key != "preset"]
+    _refuse_repeats(dotted)
+    for key, value in sorted(dotted, key=lambda pair: pair[0].count(".") > 0):  # group choices before dotted keys
+        if _reads_as_axis(value):
+            raise UserError(f"{key}={value} reads as a sweep axis; a run takes one value (use `inlearn sweep`)")
+        assign(root, tree, key, value)
+    return resolve(root, tree)
+
+
+def _full_key(key: str, root: type[Config]) -> str:
+    key = SHORT.get(key, key)
+    first = key.partition(".")[0]
+    if first in root.model_fields:
+        return key
+    study = root.model_fields["study"].annotation
+    if first in study.model_fields:
+        return f"study.{key}"
+    raise unknown("key", key, {*root.model_fields, *study.model_fields, *SHORT, "preset"})
+
+
+def _refuse_repeats(pairs: Sequence[tuple[str, str]]) -> None:
+    seen: dict[str, str] = {}
+    for key, value in pairs:
+        if seen.setdefault(key, value) != value:
+            raise UserError(f"{key} is given twice: {seen[key]} and {value}")
+
+
+def _reads_as_axis(value: str) -> bool:
+    return bool(re.fullmatch(r"range\(.*\)", value)) or ("," in value and value[:1] not in "[{")
+
+
+# ---------------------------------------------------------------- identity
+
+
+def identity(config: RunBase, study: discovery.FoundStudy, fingerprints: Mapping[str, str], parent: str | None) -> dict:
+    """The content whose canonical form's hash names the run: what was asked, never where or how fast."""
+    asked = config.model_dump(mode="json", exclude=UNHASHED | {"start", "seeds", "training"})
+    training = config.training.model_dump(mode="json", exclude={"until"})
+    content = {
+        "numerics": NUMERICS,
+        **asked,
+        "training": training,
+        "seeds": config.seeds.following(config.seed).model_dump(),
+        "start": parent,
+        "data": dict(fingerprints),
+    }
+    return content if study.fingerprint is None else {**content, "source": study.fingerprint}
+
+
+def stored(config: RunBase, content: Mapping[str, Any]) -> dict[str, Any]:
+    """config.json: what was asked (hashed to the id) beside what only says how it was carried out."""
+    unhashed = config.model_dump(mode="json", include=UNHASHED - {"seed"}) | {"until": config.training.until}
+    return {"id": digest(content), "config": dict(content), "unhashed": unhashed}
+
+
+def restored(study: discovery.FoundStudy, document: Mapping[str, Any], overrides: Sequence[str] = ()) -> RunBase:
+    """The configuration that `stored` wrote, with `overrides` of what is not hashed (until, record, execution)."""
+    asked, unhashed = document["config"], document["unhashed"]
+    tree = {key: asked[key] for key in ("study", "model", "precision", "seeds", "start")}
+    tree |= {"training": {**asked["training"], "until": unhashed["until"]}}
+    tree |= {key: unhashed[key] for key in ("record", "execution", "name", "tags")}
+    for text in overrides:
+        key = split_override(text)[0]
+        full = SHORT.get(key, key)
+        if full != "training.until" and full.partition(".")[0] not in ("record", "execution", "tags"):
+            raise UserError(
+                f"{key} is part of what the run is; on resume only training.until, record.* and execution.* may change"
+            )
+    return compose(study, overrides, tree)

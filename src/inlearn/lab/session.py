@@ -1,0 +1,205 @@
+"""One process that works on one run: start it, resume it, leave it in order."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from inlearn.core.errors import EnvironmentFault
+from inlearn.core.files import write_bytes, write_json
+from inlearn.evaluation.evaluate import Evaluator, predictor
+from inlearn.lab import discovery
+from inlearn.lab.build import Built, build, build_trainer
+from inlearn.lab.config import RunBase, compose, identity, restored, stored
+from inlearn.lab.execution import differences, interrupts, run_log, segment
+from inlearn.lab.opened import Run
+from inlearn.lab.sink import FolderSink, Progress
+from inlearn.lab.start import carry_over, parent_checkpoint
+from inlearn.runs.checkpoints import CheckpointStore
+from inlearn.runs.folder import RunFolder
+from inlearn.runs.lease import Lease
+from inlearn.runs.metrics import truncate
+from inlearn.runs.trajectory import Trajectory
+from inlearn.training.loop import Outcome, train
+from inlearn.training.trainer import Trainer
+
+Say = Callable[[str], None]
+
+
+def start(study_name: str, overrides: Sequence[str], root: Path, say: Say = print) -> Run:
+    """Make the run that is asked for, or take up the one that is there, and train it to where it is asked to go."""
+    found = discovery.study(study_name)
+    config = compose(found, overrides)
+    built = build(config)
+    parent = parent_checkpoint(root, config.start) if config.start else None
+    content = identity(config, found, built.study.fingerprints(), parent.reference if parent else None)
+    document = stored(config, content)
+    # A model that cannot be built is refused before a folder is made for it.
+    trainer = build_trainer(built)
+    carried = carry_over(trainer, parent) if parent else None
+    folder = RunFolder.create(root, document["id"], document, study_document(built, found), config.name)
+    if found.source is not None:
+        write_bytes(folder.path / "source" / found.source.name, found.source.read_bytes())
+    return carry_out(folder, built, trainer, carried, say)
+
+
+def resume(reference: str, overrides: Sequence[str], root: Path, say: Say = print) -> Run:
+    """Go on with a run, by default to where it was last asked to go; `overrides` may only change what is not hashed."""
+    folder = RunFolder.open(root, reference)
+    config = restored(study_of(folder), folder.config, overrides)
+    built = build(config)
+    trainer = build_trainer(built)
+    parent = parent_checkpoint(folder.path.parent, config.start) if config.start and not _has_begun(folder) else None
+    carried = carry_over(trainer, parent) if parent else None
+    return carry_out(folder, built, trainer, carried, say)
+
+
+def study_of(folder: RunFolder) -> discovery.FoundStudy:
+    """The study of a stored run: a built-in one, or the file that was kept inside its folder."""
+    sources = sorted((folder.path / "source").glob("*.py"))
+    return discovery.study(str(sources[0]) if sources else folder.study["kind"])
+
+
+def study_document(built: Built, found: discovery.FoundStudy) -> dict[str, Any]:
+    """study.json: what a reader needs to understand the tables without our code."""
+    study = built.study
+    describe = ("name", "unit", "formula")
+    return {
+        "kind": found.kind,
+        "output_unit": study.interface.outputs.unit,
+        "monitored": list(study.monitored),
+        "labels": {
+            name: {k: list(v) for k, v in task.labels.items()} for name, task in study.tasks.items() if task.labels
+        },
+        "measures": [{k: getattr(m, k) for k in describe} for m in study.measures],
+        "derived": [{k: getattr(d, k) for k in describe} for d in study.derived],
+        "references": [
+            {"set": set_, "name": r.name, "mechanism": r.mechanism}
+            for set_ in study.monitored
+            for r in study.references(set_)
+        ],
+        "bounds": [{k: getattr(b, k) for k in (*describe, "value")} for b in study.bounds],
+    }
+
+
+def _has_begun(folder: RunFolder) -> bool:
+    return bool(CheckpointStore(folder.path).steps())
+
+
+def carry_out(folder: RunFolder, built: Built, trainer: Trainer, carried: Mapping[str, Any] | None, say: Say) -> Run:
+    """Train `folder`'s run under its lease, from its last good checkpoint to `training.until`."""
+    config = built.config
+    with Lease(folder.path, say) as lease, run_log(folder.path / "run.log", config.execution.log_level) as log:
+        before = _take_up(folder, trainer, log.warning)
+        progress, last = trainer.progress, config.training.last
+        if progress.ended is not None or progress.step >= last:
+            say(
+                f"run {folder.id} is at step {progress.step:,} already"
+                + (f": {progress.ended}" if progress.ended else "")
+            )
+            return Run(folder)
+        if before:
+            _cut(folder, before["lengths"])
+        _remember(folder, config)
+        now = segment(built.device, config.execution.threads, progress.step)
+        if folder.segments and (changes := differences(folder.segments[-1], now)):
+            log.warning("resumed elsewhere, so the last bits may differ: %s", "; ".join(changes))
+        folder.add_segment(now)
+        evaluator = Evaluator(built.study, config.seeds)
+        if not before:
+            _begin(folder, evaluator, carried)
+        log.info(
+            "run %s: %s, %s parameters, on %s, steps %s to %s",
+            folder.id,
+            folder.study["kind"],
+            f"{trainer.flat.values.numel():,}",
+            built.device,
+            f"{progress.step:,}",
+            f"{last:,}",
+        )
+        outcome = _train(folder, built, trainer, evaluator, lease, log.info)
+        if outcome.state == "failed":
+            raise RunFailed(f"run {folder.id} failed: {outcome.reason}")
+        if outcome.state == "interrupted":
+            say(f"run {folder.id} is saved at step {progress.step:,}; go on with: {resume_command(folder)}")
+        else:
+            why = f": {outcome.reason}" if outcome.reason else ""
+            say(f"run {folder.id} is at step {progress.step:,} of {config.training.steps:,}{why}")
+    return Run(folder)
+
+
+class RunFailed(EnvironmentFault):
+    """Training could not go on: the loss stopped being a number, or a phase missed its end condition."""
+
+
+def _take_up(folder: RunFolder, trainer: Trainer, say: Say) -> dict[str, Any] | None:
+    """Load the last good checkpoint into `trainer`; its manifest, or None where the run has not begun."""
+    loaded = CheckpointStore(folder.path).load_last_good(say)
+    if loaded is None:
+        return None
+    checkpoint, manifest = loaded
+    trainer.load(checkpoint.weights, checkpoint.optimiser, checkpoint.state)
+    return manifest
+
+
+def _cut(folder: RunFolder, lengths: Mapping[str, int]) -> None:
+    """Cut away what was written after the checkpoint: it will be written again, the same."""
+    truncate(folder.path / "metrics.jsonl", lengths["metrics.jsonl"])
+    if "trajectory" in lengths:
+        Trajectory.open(folder.path / "trajectory").truncate(lengths["trajectory"])
+
+
+def _begin(folder: RunFolder, evaluator: Evaluator, carried: Mapping[str, Any] | None) -> None:
+    (folder.path / "metrics.jsonl").unlink(missing_ok=True)
+    lines = evaluator.references()
+    write_bytes(
+        folder.path / "references.jsonl", b"".join(json.dumps(x, allow_nan=False).encode() + b"\n" for x in lines)
+    )
+    if carried is not None:
+        write_json(folder.path / "carried.json", carried)
+
+
+def _remember(folder: RunFolder, config: RunBase) -> None:
+    """Keep what this invocation asked for beside the identity, so that the next resume goes to the same end."""
+    document = stored(config, folder.config["config"])
+    if document["unhashed"] != folder.config["unhashed"]:
+        write_json(folder.path / "config.json", document)
+        folder.__dict__.pop("config", None)
+
+
+def _train(folder: RunFolder, built: Built, trainer: Trainer, evaluator: Evaluator, lease: Lease, say: Say) -> Outcome:
+    config = built.config
+    predict = predictor(trainer.model, built.study.tasks["train"], built.device, config.precision)
+
+    def evaluate(sets: Sequence[str] | None) -> list[dict[str, Any]]:
+        return evaluator.learner("model", predict, sets)
+
+    dense = None
+    if config.record.trajectory is not None:
+        dense = Trajectory(folder.path / "trajectory", trainer.flat.layout)
+    progress = Progress(trainer.progress.step, config.training.last, say)
+    folder.set_status("running", trainer.progress.step)
+    sink = FolderSink(folder, lease, config.record.rolling, dense, progress)
+    outcome = Outcome("failed", "an error ended it")
+    try:
+        with interrupts() as interrupted:
+            outcome = train(trainer, built.tasks, config.record, evaluate, sink, interrupted)
+    except KeyboardInterrupt:
+        outcome = Outcome("interrupted")
+        raise
+    except Exception as error:
+        outcome = Outcome("failed", f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        sink.close()
+        folder.set_status(outcome.state, trainer.progress.step, outcome.reason or "")
+    return outcome
+
+
+def resume_command(folder: RunFolder) -> str:
+    here = folder.path.parent
+    where = "" if here == Path("runs").resolve() or here == Path("runs") else f" --runs {shlex.quote(str(here))}"
+    return f"inlearn resume {folder.name or folder.id}{where}"

@@ -1,0 +1,114 @@
+"""Where a training run writes: its folder, its log, the terminal."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from inlearn.runs.checkpoints import Checkpoint, CheckpointStore
+from inlearn.runs.folder import RunFolder
+from inlearn.runs.lease import Lease
+from inlearn.runs.metrics import MetricsWriter
+from inlearn.runs.trajectory import Trajectory
+from inlearn.training.trainer import Trainer
+
+log = logging.getLogger("inlearn")
+
+
+class FolderSink:
+    """`Sink` of the training loop over one run folder."""
+
+    def __init__(
+        self, folder: RunFolder, lease: Lease, rolling: float, trajectory: Trajectory | None, progress: Progress
+    ):
+        self.folder, self.lease, self.rolling, self.progress = folder, lease, rolling, progress
+        self.metrics = MetricsWriter(folder.path / "metrics.jsonl")
+        self.checkpoints = CheckpointStore(folder.path)
+        self.dense = trajectory
+        self.saved_at = time.monotonic()
+
+    def line(self, line: Mapping[str, Any]) -> None:
+        self.metrics.write(line)
+        if line["event"] == "training":
+            self.metrics.flush()
+            self.progress.update(line["step"], line["loss"])
+
+    def trajectory(self, step: int, row: Tensor) -> None:
+        self.dense.append(step, row.cpu().float())
+
+    def overdue(self) -> bool:
+        return time.monotonic() - self.saved_at > self.rolling
+
+    def checkpoint(self, trainer: Trainer, kept: frozenset[int]) -> None:
+        progress = trainer.progress
+        self.lease.check()
+        lengths = {"metrics.jsonl": self.metrics.flush(sync=True)}
+        if self.dense is not None:
+            lengths["trajectory"] = self.dense.sync()
+        if progress.step not in self.checkpoints.steps():
+            content = Checkpoint(progress.step, trainer.weights(), trainer.optimiser_state(), progress.as_dict())
+            self.checkpoints.save(content, lengths)
+        self.tidy(trainer, kept)
+        self.folder.set_status("running", progress.step)
+        self.saved_at = time.monotonic()
+        log.debug("checkpoint at step %d", progress.step)
+
+    def close(self) -> None:
+        self.metrics.close()
+        self.progress.close()
+        if self.dense is not None:
+            self.dense.close()
+
+    def tidy(self, trainer: Trainer, kept: frozenset[int]) -> None:
+        """Point at the best and drop what was only there to survive an interrupt."""
+        best = trainer.progress.best
+        if best is not None and best != self.checkpoints.best():
+            self.checkpoints.set_best(**best)
+        wanted = {*kept, trainer.progress.step, *([best["step"]] if best else [])}
+        for step in self.checkpoints.steps():
+            if step not in wanted:
+                self.checkpoints.remove(step)
+
+
+class Progress:
+    """A bar on a terminal, a plain line now and then elsewhere."""
+
+    def __init__(self, first: int, last: int, say: Any = print):
+        self.first, self.last, self.say = first, last, say
+        self.started = self.spoke = time.monotonic()
+        self.bar = None
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            columns = (
+                TextColumn("training"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("loss {task.fields[loss]}"),
+                TimeRemainingColumn(),
+            )
+            self.bar = Progress(*columns, console=Console(stderr=True), transient=True)
+            self.task = self.bar.add_task("training", total=last, completed=first, loss="")
+            self.bar.start()
+
+    def update(self, step: int, loss: float) -> None:
+        now = time.monotonic()
+        if self.bar is not None:
+            self.bar.update(self.task, completed=step, loss=f"{loss:.4f}")
+        elif now - self.spoke > 10.0 or step == self.last:
+            pace = (now - self.started) / max(1, step - self.first)
+            self.say(
+                f"step {step:,} of {self.last:,}  loss {loss:.4f}  "
+                f"{1e3 * pace:.1f} ms a step  {pace * (self.last - step):.0f} s left"
+            )
+            self.spoke = now
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
