@@ -86,7 +86,8 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: st
 
 def number(value: Any) -> str:
     """Four significant digits for reals, thousands separators for counts, a dash for nothing."""
-    if value is None or value != value:
+    missing = value is None or type(value).__name__ in ("NAType", "NaTType")
+    if missing or (isinstance(value, float) and value != value):
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"

@@ -6,6 +6,7 @@ checkpoints, seeds and architectures are paired. Small sets and the reference le
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -160,7 +161,10 @@ def _line(
     errors: Sequence[float | None],
     counts: Sequence[int],
 ) -> dict[str, Any]:
-    finite = [mean if mean == mean and abs(mean) != float("inf") else None for mean in means]
+    def finite(values: Sequence[float | None]) -> list[float | None]:
+        """JSON knows no infinity: a one-hot prediction that is wrong has no finite loss, and no number is kept."""
+        return [value if value is not None and math.isfinite(value) else None for value in values]
+
     return {
         "event": "evaluation",
         "set": set_,
@@ -170,8 +174,8 @@ def _line(
         "unit": unit,
         "by": list(by),
         "at": [list(level) for level in levels],
-        "mean": finite,
-        "se": list(errors),
+        "mean": finite(means),
+        "se": finite(errors),
         "n": list(counts),
     }
 
@@ -183,6 +187,8 @@ def _derived(study: Study, lines: Sequence[Mapping[str, Any]]) -> list[dict[str,
             x for x in lines if x["measure"] == derived.of and tuple(x["by"]) == derived.by and not x["reference"]
         )
         for line in source:
+            if None in line["mean"]:
+                continue  # a loss that is no number has no derived figure
             result = derived.value([tuple(level) for level in line["at"]], line["mean"])
             if result is not None:
                 levels = list(result)

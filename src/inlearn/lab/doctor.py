@@ -68,7 +68,7 @@ def _draw_checks(where: torch.device) -> list[Check]:
     ]
 
 
-KNOWN_INTEGERS = [0, 0, 0, 0]
+KNOWN_INTEGERS = [320, 673, 336, 454]
 
 
 def _model_checks(where: torch.device) -> list[Check]:

@@ -95,11 +95,10 @@ def carry_out(folder: RunFolder, built: Built, trainer: Trainer, carried: Mappin
     with Lease(folder.path, say) as lease, run_log(folder.path / "run.log", config.execution.log_level) as log:
         before = _take_up(folder, trainer, log.warning)
         progress, last = trainer.progress, config.training.last
-        if progress.ended is not None or progress.step >= last:
-            say(
-                f"run {folder.id} is at step {progress.step:,} already"
-                + (f": {progress.ended}" if progress.ended else "")
-            )
+        done = progress.ended is not None or progress.step >= last
+        if done and folder.status.state in ("finished", "failed"):
+            why = f": {progress.ended}" if progress.ended else ""
+            say(f"run {folder.id} is at step {progress.step:,} already{why}")
             return Run(folder)
         if before:
             _cut(folder, before["lengths"])

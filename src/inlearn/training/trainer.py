@@ -61,6 +61,7 @@ class Trainer:
         self.progress = Progress()
         self.gradient_norm = torch.zeros((), device=device)  # of the last update, before clipping
         # Losses since the last training line stay on the device, so that no step waits for a number.
+        self.losses_kept = losses_kept
         self.losses = torch.zeros(losses_kept, device=device)
         self.pending = 0
 
@@ -161,8 +162,10 @@ class Trainer:
                 state[name.removeprefix("moments.")] = value.to(self.device).clone()
         if state:
             self.optimiser.state[self.flat.values] = state
-        self.pending = len(optimiser["losses"])
-        self.losses[: self.pending] = optimiser["losses"].to(self.device)
+        # The cadence of training lines may have changed since: there must be room for what waits and what comes.
+        waiting = optimiser["losses"].to(self.device)
+        self.pending = len(waiting)
+        self.losses = torch.cat((waiting, torch.zeros(self.losses_kept, device=self.device)))
         self.progress = Progress(**progress)
 
 
