@@ -36,6 +36,6 @@ def lookup() -> str:
     return str(LOOKUP)
 
 
-@pytest.fixture
-def tiny() -> list[str]:
-    return list(TINY)
+@pytest.fixture(scope="session")
+def tiny() -> tuple[str, ...]:
+    return TINY

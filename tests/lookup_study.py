@@ -6,8 +6,7 @@ later studies need of the contract: tokens, prefixes, marks, one-hot references,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import PositiveInt
@@ -41,10 +40,9 @@ def make_study(config: LookupConfig) -> Study:
 
     size = config.symbols + config.cells
 
-    @dataclass(frozen=True)
     class Lookup:
-        interface: Interface = Interface(Tokens(size), Tokens(config.symbols), config.cells + 1)
-        labels: Mapping[str, Sequence[float | str]] = field(default_factory=dict)
+        interface = Interface(Tokens(size), Tokens(config.symbols), config.cells + 1)
+        labels = MappingProxyType({})
 
         def sample(self, at, rows, first=0):
             share = config.queries
@@ -71,7 +69,7 @@ def make_study(config: LookupConfig) -> Study:
             return torch.full((len(batch.scored), config.symbols), 1 / config.symbols, dtype=torch.float64).log()
 
     class LookupStudy(Study):
-        tasks = {"train": Lookup(), "again": Lookup()}
+        tasks = MappingProxyType({"train": Lookup(), "again": Lookup()})
         measures = (
             Measure("loss", "nats", "-log p(answer)", lambda b, s, p: s.loss(p, b.at_scored(b.targets)), (("cell",),)),
             Measure("accuracy", "share", "argmax is the answer",
@@ -83,6 +81,9 @@ def make_study(config: LookupConfig) -> Study:
 
         def evaluation_rows(self, name):
             return 64
+
+        def rows_together(self, name):
+            return config.queries
 
         def environments(self):
             return {"table": Answering(config.symbols)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import pytest
 import torch
@@ -66,7 +67,7 @@ def test_chunks_change_nothing(live, monkeypatch):
     study, model = live
     predict = predictor(model, study.tasks["train"], torch.device("cpu"))
     whole = Evaluator(study, Seeds().following(0)).learner("model", predict)
-    monkeypatch.setattr(evaluate, "CHUNK", 16 * 4 * 3)  # 16 rows a chunk
+    monkeypatch.setattr(evaluate, "POSITIONS", 17 * 3)  # 16 rows a chunk: rows that share a prefix stay together
     monkeypatch.setattr(evaluate, "KEPT", 0)
     evaluator = Evaluator(study, Seeds().following(0))
     assert len(list(evaluator.chunks("train"))) == 4
@@ -93,7 +94,7 @@ def test_a_measure_of_the_wrong_size_is_refused(live):
 class Fixed:
     """A task of one given batch."""
 
-    labels = {}
+    labels: ClassVar = {}
 
     def __init__(self, batch, interface):
         self.batch, self.interface = batch, interface

@@ -106,7 +106,7 @@ def test_killed_and_interrupted_in_a_subprocess(tiny, tmp_path):
         time.sleep(0.01)
     time.sleep(0.2)
     second.send_signal(signal.SIGTERM)
-    out, err = second.communicate(timeout=60)
+    _, err = second.communicate(timeout=60)
     assert second.returncode == 0, err
     status = RunFolder(path).status
     assert (status.state == "interrupted" and f"inlearn resume {path.name} --runs" in err) or status.step == 2000
@@ -123,7 +123,7 @@ def test_a_held_run_is_refused(tiny, tmp_path):
         assert first.poll() is None, first.stderr.read()
         time.sleep(0.01)
     second = spawn(tmp_path, asked)
-    out, err = second.communicate(timeout=60)
+    _, err = second.communicate(timeout=60)
     first.send_signal(signal.SIGINT)
     first.communicate(timeout=60)
     assert second.returncode == 2 and "is held by process" in err and "Traceback" not in err

@@ -188,8 +188,8 @@ def test_the_exact_step_of_divergence_is_named(tiny, tmp_path):
     """The same run looked at after every step fails at the same step."""
     steps = []
     for every in ("1", "50"):
-        asked = changed(tiny, "training.optimiser=sgd", "training.rate=1e9", f"record.training={every}", "model.norm=none",
-                 'record.checkpoints={"kind":"never"}', 'record.evaluations={"kind":"never"}')  # fmt: skip
+        bursting = ("training.optimiser=sgd", "training.rate=1e9", "model.norm=none", f"record.training={every}")
+        asked = changed(tiny, *bursting, "record.checkpoints=never", "record.evaluations=never")
         with pytest.raises(RunFailed) as caught:
             start("regression", asked, tmp_path / every, quiet)
         steps.append(str(caught.value).split("at step ")[1].split(";")[0])

@@ -27,7 +27,7 @@ def reproduce(
     from inlearn.claims.check import check
     from inlearn.claims.claim import all_claims
     from inlearn.claims.results import keep
-    from inlearn.cli.common import print_table
+    from inlearn.cli.common import number, print_table
     from inlearn.core.errors import UserError, unknown
 
     if (claim is None) == (tier is None):
@@ -46,7 +46,7 @@ def reproduce(
                 c["what"],
                 c["ours"],
                 c["published"],
-                f"{c['band'][0]:.4g} to {c['band'][1]:.4g}",
+                " to ".join(number(end) for end in c["band"]),
                 "pass" if c["passed"] else "FAIL",
                 " ".join(c["runs"]),
             )

@@ -302,6 +302,10 @@ class Study:
         """How many rows evaluation set `name` has."""
         return 1024
 
+    def rows_together(self, name: str) -> int:
+        """How many consecutive rows of a set must never be parted: queries of one prefix, probes of one weight."""
+        return 1
+
     def environments(self) -> Mapping[str, Environment]:
         return {}
 
@@ -317,8 +321,8 @@ class Study:
         """(title, rows as list of dicts) or (title, chart), in reading order: the data in numbers and charts."""
         return ()
 
-    def charts(self, evaluations: Any, runs: Any) -> Iterable[tuple[str, str, Any]]:
-        """(title, caption, chart) for a report, from the long table of evaluations (pandas)."""
+    def charts(self, evaluations: Any, labels: Mapping[str, Any]) -> Iterable[tuple[str, str, Any]]:
+        """(title, caption, chart) for a report, from the long table of evaluations (pandas) and the sets' labels."""
         return ()
 
     def quantities(self) -> Mapping[str, Callable[..., float]]:

@@ -24,7 +24,8 @@ from inlearn.models.forward import outputs_at_scored
 Predict = Callable[[Batch], Tensor]
 """Predictions (n, width) at a batch's scored positions."""
 
-CHUNK = 1 << 24  # numbers in one chunk of predictions: 128 MiB in float64
+POSITIONS = 1 << 15  # positions in one forward pass: more gain nothing and cost memory
+PREDICTIONS = 1 << 24  # numbers in one chunk of predictions: 128 MiB in float64
 KEPT = 1 << 26  # numbers of batches and reference predictions that stay in memory between evaluations
 
 
@@ -52,7 +53,7 @@ class Evaluator:
         task, references = self.task(name), self.study.references(name)
         rows = self.study.evaluation_rows(name)
         at = Address(self.seeds, "eval")
-        size = max(1, min(rows, CHUNK // max(1, task.interface.length * task.interface.outputs.width)))
+        size = self._chunk_rows(name, task, rows)
         made: list[Chunk] | None = []
         for first in range(0, rows, size):
             batch = task.sample(at, min(size, rows - first), first)
@@ -62,6 +63,12 @@ class Evaluator:
             made = None if made is None or self._room < 0 else [*made, chunk]
         if made is not None:
             self._kept[name] = made
+
+    def _chunk_rows(self, name: str, task: Task, rows: int) -> int:
+        length, width = task.interface.length, task.interface.outputs.width
+        together = self.study.rows_together(name)
+        fitting = min(POSITIONS // length, PREDICTIONS // (length * width))
+        return min(rows, max(1, fitting // together) * together)
 
     def task(self, name: str) -> Task:
         if name not in self.study.tasks:

@@ -14,6 +14,7 @@ from inlearn.core.contract import Interface, Study, Task
 from inlearn.core.errors import UserError
 from inlearn.lab.config import RunBase
 from inlearn.models.initialise import initialise
+from inlearn.training.loop import Plan
 from inlearn.training.trainer import Trainer
 
 
@@ -36,6 +37,7 @@ def build(config: RunBase) -> Built:
     study = build_study(config)
     tasks = [_phase_task(config, index, study.interface) for index in range(len(config.training.phases))]
     _check_names(config, study)
+    Plan(config.training, config.record)  # a step that will never come is refused here
     return Built(config, study, tasks or [study.tasks["train"]], devices.choose(config.execution.device))
 
 

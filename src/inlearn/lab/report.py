@@ -38,9 +38,9 @@ def _generic(run: Run, table: pd.DataFrame, main: str) -> Iterable[Section]:
     if run.folder.study["references"]:
         yield Section(
             "Where is the model heading?",
-            f"The distance of every checkpoint's predictions to those of each ideal learner, on evaluation set '{main}'. "
-            "A curve that falls means the model comes to predict what that learner predicts; the lowest curve names the "
-            "solution it is nearest to. Bands are 95 % intervals over evaluation rows.",
+            "The distance of every checkpoint's predictions to those of each ideal learner, on evaluation set "
+            f"'{main}'. A curve that falls means the model comes to predict what that learner predicts; the lowest "
+            "curve names the solution it is nearest to. Bands are 95 % intervals over evaluation rows.",
             training.distances_over_training(table, main),
         )
     yield Section(
@@ -77,7 +77,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     facts += [("precision", asked["precision"]), ("started from", asked["start"] or "fresh weights")]
     facts += [("numerics", f"version {asked['numerics']}: the id is the hash of everything above")]
     for number, segment in enumerate(segments, 1):
-        where = f"{segment['device_name']} ({segment['device']}), {segment['threads']} thread(s), {segment['engine']} engine"
+        where = f"{segment['device_name']} ({segment['device']}), {segment['threads']} thread(s)"
         versions = f"torch {segment['torch']}, Python {segment['python']}, inlearn {segment['inlearn']}"
         seconds = f", {segment['seconds']:.0f} s" if "seconds" in segment else ""
         facts.append((f"process {number}, from step {segment['from_step']:,}",
@@ -149,17 +149,16 @@ def write_comparison(path: Path, runs: Sequence[Run]) -> Path:
     if len(kinds) > 1:
         raise UserError(f"runs of different studies share no axis: {', '.join(sorted(kinds))}")
     table = pd.concat([evaluation_table(run.folder) for run in runs], ignore_index=True)
-    sets = [
-        name for name in runs[0].folder.study["monitored"] if all(name in run.folder.study["monitored"] for run in runs)
-    ]
+    shared = set.intersection(*(set(run.folder.study["monitored"]) for run in runs))
+    caption = "Each run's evaluation loss over training; horizontal lines are the ideal learners'."
     sections = [
-        Section(f"Loss on {name}", "Each run's evaluation loss over training; horizontal lines are the ideal learners'.",
-                training.runs_over_training(table, "loss", name, names))
-        for name in sets
-    ]  # fmt: skip
+        Section(f"Loss on {name}", caption, training.runs_over_training(table, "loss", name, names))
+        for name in runs[0].folder.study["monitored"]
+        if name in shared
+    ]
     keys = differing_keys(runs)
-    tables = [("What differs", pd.DataFrame([{"key": k, **dict(zip(names.values(), v, strict=True))} for k, v in keys.items()])),
-              ("Numbers at the last evaluation", final_numbers(runs))]  # fmt: skip
+    rows = [{"key": key, **dict(zip(names.values(), values, strict=True))} for key, values in keys.items()]
+    tables = [("What differs", pd.DataFrame(rows)), ("Numbers at the last evaluation", final_numbers(runs))]
     summary = f"{len(runs)} runs of {kinds.pop()}: {', '.join(names.values())}. They differ in {len(keys)} keys."
     write_page(path, path.parent / f"{path.stem}-figures", "Comparison", summary, sections, (), tables)
     return path
@@ -169,6 +168,6 @@ def write_description(path: Path, study: str, parts: Sequence[tuple[str, Any]]) 
     """A study's data: its tables and charts as one page."""
     sections = [Section(title, "", content) for title, content in parts if isinstance(content, alt.TopLevelMixin)]
     tables = [(title, pd.DataFrame(content)) for title, content in parts if isinstance(content, list)]
-    write_page(path, path.parent / f"{path.stem}-figures", f"{study}: the data", f"What study {study} is about, in numbers.",
-               sections, (), tables)  # fmt: skip
+    summary = f"What study {study} is about, in numbers."
+    write_page(path, path.parent / f"{path.stem}-figures", f"{study}: the data", summary, sections, (), tables)
     return path
