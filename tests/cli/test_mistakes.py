@@ -29,6 +29,7 @@ def command(capsys, monkeypatch, tmp_path):
     return call
 
 
+ENTER = "from inlearn.cli.main import main; main()"
 WITH_RUNS = {"run", "resume", "show", "ls", "evaluate", "report", "compare", "table", "verify", "reproduce"}
 
 MISTAKES = [
@@ -111,7 +112,8 @@ def test_other_verbs_refuse_as_plainly(command, words, expected):
 
 def test_a_full_disk_is_the_machines_fault(tiny, tmp_path):
     """A subprocess that may write no file larger than 4 KiB stands in for the disk that fills up."""
-    code = "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); from inlearn.cli.main import main; main()"
+    limit = "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))"
+    code = f"import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); {limit}; {ENTER}"
     command = [sys.executable, "-c", code, "run", "regression", *tiny, "--runs", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" not in done.stderr
@@ -121,9 +123,8 @@ def test_a_full_disk_is_the_machines_fault(tiny, tmp_path):
 
 def test_a_read_only_folder_is_the_machines_fault(tiny):
     """/sys refuses even root."""
-    done = subprocess.run(
-        [sys.executable, "-c", "from inlearn.cli.main import main; main()", "run", "regression", *tiny, "--runs", "/sys/runs"],
-        capture_output=True, text=True)  # fmt: skip
+    command = [sys.executable, "-c", ENTER, "run", "regression", *tiny, "--runs", "/sys/runs"]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1 and "cannot write /sys/runs" in done.stderr and "Traceback" not in done.stderr
 
 

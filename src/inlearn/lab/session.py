@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,9 +41,8 @@ def start(study_name: str, overrides: Sequence[str], root: Path, say: Say = prin
     # A model that cannot be built is refused before a folder is made for it.
     trainer = build_trainer(built)
     carried = carry_over(trainer, parent) if parent else None
-    folder = RunFolder.create(root, document["id"], document, study_document(built, found), config.name)
-    if found.source is not None:
-        write_bytes(folder.path / "source" / found.source.name, found.source.read_bytes())
+    source = found.source.read_bytes() if found.source else None
+    folder = RunFolder.create(root, document["id"], document, study_document(built, found), config.name, source)
     return carry_out(folder, built, trainer, carried, say)
 
 
@@ -59,8 +59,8 @@ def resume(reference: str, overrides: Sequence[str], root: Path, say: Say = prin
 
 def study_of(folder: RunFolder) -> discovery.FoundStudy:
     """The study of a stored run: a built-in one, or the file that was kept inside its folder."""
-    sources = sorted((folder.path / "source").glob("*.py"))
-    return discovery.study(str(sources[0]) if sources else folder.study["kind"])
+    own = folder.path / "source.py"
+    return discovery.study(str(own) if own.exists() else folder.study["kind"])
 
 
 def study_document(built: Built, found: discovery.FoundStudy) -> dict[str, Any]:
@@ -152,7 +152,10 @@ def _cut(folder: RunFolder, lengths: Mapping[str, int]) -> None:
 
 
 def _begin(folder: RunFolder, evaluator: Evaluator, carried: Mapping[str, Any] | None) -> None:
+    """Write what comes before the first step, on a folder that nothing was learned in: leftovers of a kill go."""
     (folder.path / "metrics.jsonl").unlink(missing_ok=True)
+    if (folder.path / "trajectory").exists():
+        Trajectory.open(folder.path / "trajectory").truncate(0)
     lines = evaluator.references()
     write_bytes(
         folder.path / "references.jsonl", b"".join(json.dumps(x, allow_nan=False).encode() + b"\n" for x in lines)
@@ -182,7 +185,8 @@ def _train(folder: RunFolder, built: Built, trainer: Trainer, evaluator: Evaluat
     progress = Progress(trainer.progress.step, config.training.last, say)
     folder.set_status("running", trainer.progress.step)
     sink = FolderSink(folder, lease, config.record.rolling, dense, progress)
-    outcome = Outcome("failed", "an error ended it")
+    sink.tidy(trainer)  # of what a kill left between a checkpoint and its tidying
+    outcome, began = Outcome("failed", "an error ended it"), time.monotonic()
     try:
         with interrupts() as interrupted:
             outcome = train(trainer, built.tasks, config.record, evaluate, sink, interrupted)
@@ -194,6 +198,7 @@ def _train(folder: RunFolder, built: Built, trainer: Trainer, evaluator: Evaluat
         raise
     finally:
         sink.close()
+        folder.amend_segment(to_step=trainer.progress.step, seconds=round(time.monotonic() - began, 1))
         folder.set_status(outcome.state, trainer.progress.step, outcome.reason or "")
     return outcome
 

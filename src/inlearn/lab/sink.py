@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from inlearn.core.files import read_json, write_json
 from inlearn.runs.checkpoints import Checkpoint, CheckpointStore
 from inlearn.runs.folder import RunFolder
 from inlearn.runs.lease import Lease
@@ -51,28 +52,46 @@ class FolderSink:
         if self.dense is not None:
             lengths["trajectory"] = self.dense.sync()
         if progress.step not in self.checkpoints.steps():
+            if progress.step not in kept:
+                self._set_rolling([*self._rolling(), progress.step])
             content = Checkpoint(progress.step, trainer.weights(), trainer.optimiser_state(), progress.as_dict())
             self.checkpoints.save(content, lengths)
-        self.tidy(trainer, kept)
+        self.tidy(trainer)
         self.folder.set_status("running", progress.step)
         self.saved_at = time.monotonic()
         log.debug("checkpoint at step %d", progress.step)
+
+    def tidy(self, trainer: Trainer) -> None:
+        """Point at the best, and drop earlier checkpoints that are on no schedule and were only there for safety."""
+        best = trainer.progress.best
+        if best is not None and best != self.checkpoints.best():
+            self.checkpoints.set_best(**best)
+        spared, there = {trainer.progress.step, best["step"] if best else None}, self.checkpoints.steps()
+        rolling = self._rolling()
+        for step in rolling:
+            if step in there and step not in spared:
+                self.checkpoints.remove(step)
+        left = [step for step in rolling if step in there and step in spared]
+        if left != rolling:
+            self._set_rolling(left)
+
+    def _rolling(self) -> list[int]:
+        """Steps whose checkpoints are on no schedule. Their list is written before they are, so none is forgotten."""
+        path = self.checkpoints.path / "rolling.json"
+        return read_json(path) if path.exists() else []
+
+    def _set_rolling(self, steps: list[int]) -> None:
+        path = self.checkpoints.path / "rolling.json"
+        if steps:
+            write_json(path, steps)
+        else:
+            path.unlink(missing_ok=True)
 
     def close(self) -> None:
         self.metrics.close()
         self.progress.close()
         if self.dense is not None:
             self.dense.close()
-
-    def tidy(self, trainer: Trainer, kept: frozenset[int]) -> None:
-        """Point at the best and drop what was only there to survive an interrupt."""
-        best = trainer.progress.best
-        if best is not None and best != self.checkpoints.best():
-            self.checkpoints.set_best(**best)
-        wanted = {*kept, trainer.progress.step, *([best["step"]] if best else [])}
-        for step in self.checkpoints.steps():
-            if step not in wanted:
-                self.checkpoints.remove(step)
 
 
 class Progress:
