@@ -10,18 +10,15 @@ to agree. Times are the least of several rounds in which the two take turns.
 
 from __future__ import annotations
 
-import platform
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from measuring import store
 from torch import Tensor
 
-from inlearn.core.files import write_json
 from inlearn.studies.regression.references import dmmse_predictions, ridge_predictions
 
-RESULTS = Path(__file__).parent / "results" / "references.json"
 BAR = 5.0
 NOISE = 0.125
 RIDGE_SIZES = [(rows, 16, dimension) for rows in (1024, 8192) for dimension in (4, 8)]
@@ -97,7 +94,7 @@ def main() -> None:
         )
     worst = min(row["ratio"] for row in table)
     print(f"least ratio {worst:.1f}; the bar is {BAR}")
-    write_json(RESULTS, {"machine": machine(), "bar": BAR, "least_ratio": worst, "sizes": table})
+    store("references", {"bar": BAR, "least_ratio": worst, "sizes": table})
 
 
 def line(times: tuple[float, float, float]) -> dict[str, float]:
@@ -107,22 +104,6 @@ def line(times: tuple[float, float, float]) -> dict[str, float]:
         "ours_ms": round(ours, 3),
         "ratio": round(loop / ours, 2),
         "largest_difference": difference,
-    }
-
-
-def machine() -> dict[str, str | int]:
-    models = [
-        text.partition(":")[2].strip()
-        for text in Path("/proc/cpuinfo").read_text().splitlines()
-        if "model name" in text
-    ]
-    return {
-        "processor": models[0] if models else platform.processor(),
-        "cores": len(models),
-        "threads": torch.get_num_threads(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
     }
 
 

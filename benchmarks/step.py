@@ -1,61 +1,70 @@
-"""One training step of the paper's regression model on one thread: ours, the literal loop, and the matrix products.
+"""One training step of the paper's regression model on one thread.
 
     python benchmarks/step.py
 
-Rounds of the three are interleaved and the minimum of each is kept, so that a busy machine disturbs them alike.
-Writes benchmarks/results/step.json.
+- ours: the laboratory's whole step (addressed data, forward, backward, norm, schedule, fused update)
+- bare: the same model in the barest loop (torch's generator, one fused optimiser call, nothing recorded)
+- literal: the loop most people would write (benchmarks/literal.py)
+- products: the dense matrix products of the literal step alone, which no arrangement can avoid
+
+Rounds are interleaved; the least time of each is kept. Writes benchmarks/results/step.json.
 """
 
 from __future__ import annotations
 
-import json
-import platform
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 
 import torch
 from literal import literal_step
+from measuring import fastest, print_table, store
 
-from inlearn.core.contract import Interface, Vectors
+from inlearn.lab import discovery
+from inlearn.lab.build import build, build_model, build_trainer
+from inlearn.lab.config import compose
 from inlearn.models.flat import FlatParameters
-from inlearn.models.initialise import initialise
-from inlearn.models.transformer_config import TransformerConfig
 
-DIM, EXAMPLES = 4, 8
-PAPER = TransformerConfig(width=64, layers=2, heads=4, mlp=64, activation="relu", residual="double", init="uniform")
-
-
-@dataclass(frozen=True)
-class Seeds:
-    init: int = 0
-    eval: int = 0
+BARS = {"ours / bare": 1.05, "literal / ours": 1.2}
 
 
 def ours_step(rows: int) -> Callable[[], None]:
-    """A closure that updates our model once on one fixed batch."""
-    model = PAPER.build(Interface(Vectors(DIM + 1), Vectors(DIM + 1, answers=1), 2 * EXAMPLES))
-    initialise(model, Seeds())
-    flat = FlatParameters(model)
-    optimiser = torch.optim.Adam([flat.values], lr=0.003, fused=True)
-    tokens = torch.randn(rows, 2 * EXAMPLES, DIM + 1)
-    scored = torch.arange(rows * 2 * EXAMPLES).view(rows, -1)[:, ::2].flatten()
-    targets = torch.randn(len(scored), 1)
+    """The trainer's own update, as `inlearn run regression preset=paper-lr` makes it."""
+    config = compose(discovery.study("regression"), ["preset=paper-lr", f"training.batch={rows}"])
+    built = build(config)
+    trainer = build_trainer(built)
 
     def step() -> None:
+        trainer.pending = 0  # as after a training line
+        trainer.update(built.tasks[0])
+
+    return step
+
+
+def bare_step(rows: int, dim: int = 4, examples: int = 8, variance: float = 0.125) -> Callable[[], None]:
+    """The same model, with nothing around it."""
+    config = compose(discovery.study("regression"), ["preset=paper-lr"])
+    built = build(config)
+    model = build_model(config, built.study.interface, built.device)
+    flat = FlatParameters(model)
+    optimiser = torch.optim.Adam([flat.values], lr=0.003, fused=True)
+    scored = torch.arange(rows * (2 * examples - 1)).view(rows, -1)[:, ::2].flatten()
+
+    def step() -> None:
+        w, x = torch.randn(rows, dim, 1), torch.randn(rows, examples, dim)
+        y = x @ w + torch.randn(rows, examples, 1) * variance**0.5
+        tokens = torch.zeros(rows, 2 * examples - 1, dim + 1)
+        tokens[:, 0::2, 1:], tokens[:, 1::2, :1] = x, y[:, :-1]
         flat.zero()
         outputs, _ = model(tokens, scored=scored)
-        (outputs[:, :1] - targets).square().mean().backward()
+        (outputs[:, :1] - y.view(-1, 1)).square().mean().backward()
         optimiser.step()
 
     return step
 
 
-def products_step(rows: int) -> Callable[[], None]:
-    """Only the dense products of the literal step, forward and twice backward: what no arrangement can avoid."""
-    tokens = rows * 2 * EXAMPLES
-    shapes = [(DIM + 1, 64), *[(64, 192), (64, 64), (64, 64), (64, 64)] * 2, (64, DIM + 1)]
+def products_step(rows: int, dim: int = 4, examples: int = 8) -> Callable[[], None]:
+    """The dense products forward and twice backward, over all 2K positions."""
+    tokens = rows * 2 * examples
+    shapes = [(dim + 1, 64), *[(64, 192), (64, 64), (64, 64), (64, 64)] * 2, (64, dim + 1)]
     operands = [(torch.randn(tokens, i), torch.randn(i, o), torch.randn(tokens, o)) for i, o in shapes]
 
     def step() -> None:
@@ -67,31 +76,20 @@ def products_step(rows: int) -> Callable[[], None]:
     return step
 
 
-def fastest(steps: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, float]:
-    """Minimum milliseconds of each step over interleaved rounds lasting `seconds` in all."""
-    best = dict.fromkeys(steps, float("inf"))
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            best[name] = min(best[name], (time.perf_counter() - start) * 1e3)
-    return best
-
-
 def main() -> None:
     torch.set_num_threads(1)
-    results = {}
-    for rows, seconds in ((256, 10), (1024, 20)):
-        steps = {"ours": ours_step(rows), "literal": literal_step(rows), "products": products_step(rows)}
+    rows, results = [], {}
+    for batch, seconds in ((256, 20), (1024, 40)):
+        steps = {"ours": ours_step(batch), "bare": bare_step(batch), "literal": literal_step(batch),
+                 "products": products_step(batch)}  # fmt: skip
         best = fastest(steps, seconds)
-        results[str(rows)] = {name: round(value, 2) for name, value in best.items()}
-        ratio = best["literal"] / best["ours"]
-        print(f"batch {rows}: " + ", ".join(f"{k} {v:.2f} ms" for k, v in best.items()) + f"; {ratio:.2f} times faster")
-    where = Path(__file__).parent / "results" / "step.json"
-    where.write_text(
-        json.dumps({"torch": torch.__version__, "machine": platform.machine(), "ms": results}, indent=1) + "\n"
-    )
+        ratios = {"ours / bare": best["ours"] / best["bare"], "literal / ours": best["literal"] / best["ours"],
+                  "products / ours": best["products"] / best["ours"]}  # fmt: skip
+        results[str(batch)] = {"ms": best, "ratios": ratios}
+        rows.append((batch, *best.values(), *ratios.values()))
+    print_table(("batch", *(f"{name} ms" for name in steps), *ratios), rows)
+    print(f"bars: ours / bare at most {BARS['ours / bare']}, literal / ours at least {BARS['literal / ours']}")
+    store("step", {"batches": results, "bars": BARS})
 
 
 if __name__ == "__main__":

@@ -92,6 +92,13 @@ def test_runs_side_by_side(table):
     assert ">once<" in svg and ">twice<" in svg
 
 
+def test_runs_share_only_the_floors_that_are_the_same(table):
+    other = table["mean"].where((table["learner"] != "ridge"), 9.0)
+    both = pd.concat([table, table.assign(run="b", mean=other), table.assign(run="c", mean=0.0)], ignore_index=True)
+    _, rows, _ = drawn(training.runs_over_training(both, "loss", "train", {"a": "once", "b": "twice"}))
+    assert {row["text"] for row in rows if "text" in row} == {"zero 4"}
+
+
 def test_several_seeds_are_one_curve_with_a_band_between_runs(table):
     both = pd.concat([table, table.assign(run="b", mean=table["mean"] + 0.2)], ignore_index=True)
     _, rows, _ = drawn(training.distances_over_training(both, "train"))
@@ -101,9 +108,9 @@ def test_several_seeds_are_one_curve_with_a_band_between_runs(table):
 
 def test_positions_at_chosen_steps_against_floors(table):
     spec, rows, svg = drawn(positions.loss_per_position(table, "train", steps=[0, 1000], references=("ridge",)))
-    assert {row["series"] for row in rows} == {"model, step 0", "model, step 1,000", "ridge"}
+    assert {row["series"] for row in rows} == {"step 0", "step 1,000", "ridge"}
     found = {(row["series"], row["position"]): row["mean"] for row in rows}
-    assert found[("model, step 1,000", 3)] == 1.25 and found[("ridge", 3)] == 0.75
+    assert found[("step 1,000", 3)] == 1.25 and found[("ridge", 3)] == 0.75
     assert "examples seen before the question" in svg
     assert len(spec["layer"]) == 2
 

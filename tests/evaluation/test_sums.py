@@ -8,22 +8,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inlearn.evaluation.sums import Slices
+from inlearn.evaluation.sums import Grouping
 
 NUMBERS = st.lists(st.tuples(st.floats(-10, 10), st.integers(0, 4), st.integers(0, 2)), min_size=1, max_size=40)
 
 
-@given(NUMBERS, st.integers(0, 40))
+@given(NUMBERS)
 @settings(deadline=None)
-def test_against_plain_python_in_whatever_chunks(rows, cut):
-    slices = Slices()
-    for part in (rows[:cut], rows[cut:]):
-        if part:
-            values, clusters, marks = (torch.tensor(column) for column in zip(*part, strict=True))
-            slices.add(values, clusters, [marks])
-    levels, means, errors, counts = slices.table()
-    assert levels == sorted({(m,) for _, _, m in rows})
-    for level, mean, error, count in zip(levels, means, errors, counts, strict=True):
+def test_against_plain_python(rows):
+    values, clusters, marks = (torch.tensor(column) for column in zip(*rows, strict=True))
+    summary = Grouping(clusters, [marks]).summary(values)
+    assert summary.levels == sorted({(m,) for _, _, m in rows})
+    columns = (summary.levels, summary.means, summary.errors, summary.counts)
+    for level, mean, error, count in zip(*columns, strict=True):
         own = [(v, c) for v, c, m in rows if (m,) == level]
         assert count == len(own)
         expected = math.fsum(v for v, _ in own) / len(own)
@@ -39,16 +36,19 @@ def test_against_plain_python_in_whatever_chunks(rows, cut):
 
 def test_one_value_a_cluster_gives_the_textbook_standard_error():
     values = torch.tensor([1.0, 2.0, 4.0, 9.0])
-    slices = Slices()
-    slices.add(values, torch.arange(4), [])
-    levels, means, errors, counts = slices.table()
-    assert (levels, means, counts) == ([()], [4.0], [4])
-    assert math.isclose(errors[0], float(values.std()) / 2, rel_tol=1e-6)
+    summary = Grouping(torch.arange(4), []).summary(values)
+    assert (summary.levels, summary.means, summary.counts) == ([()], [4.0], [4])
+    assert math.isclose(summary.errors[0], float(values.std()) / 2, rel_tol=1e-6)
 
 
 def test_values_that_repeat_inside_a_cluster_add_no_certainty():
-    once, thrice = Slices(), Slices()
     values = torch.tensor([1.0, 2.0, 4.0, 9.0])
-    once.add(values, torch.arange(4), [])
-    thrice.add(values.repeat_interleave(3), torch.arange(4).repeat_interleave(3), [])
-    assert math.isclose(once.table()[2][0], thrice.table()[2][0])
+    once = Grouping(torch.arange(4), []).summary(values)
+    thrice = Grouping(torch.arange(4).repeat_interleave(3), []).summary(values.repeat_interleave(3))
+    assert math.isclose(once.errors[0], thrice.errors[0])
+
+
+def test_several_marks_make_joint_levels():
+    first, second = torch.tensor([0, 0, 1, 1]), torch.tensor([5, 7, 5, 5])
+    summary = Grouping(torch.arange(4), [first, second]).summary(torch.tensor([1.0, 2.0, 3.0, 5.0]))
+    assert summary.levels == [(0, 5), (0, 7), (1, 5)] and summary.means == [1.0, 2.0, 4.0]

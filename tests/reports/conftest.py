@@ -23,7 +23,7 @@ def trained() -> pd.DataFrame:
 
     def along(first: float, mean: float) -> dict[tuple[int, ...], float]:
         shape = np.exp(-np.arange(8) / 3)
-        return {(k,): float(mean + (first - mean) * (s - shape.mean()) * 1.5) for k, s in enumerate(shape)}
+        return {(k,): float(mean + (first - mean) * (s - shape.mean())) for k, s in enumerate(shape)}
 
     for learner, floor in FLOORS.items():
         add(None, learner, "loss", {(): floor})

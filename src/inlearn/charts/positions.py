@@ -31,7 +31,7 @@ def loss_per_position(
     own = tables.evaluated(table, "loss", set, (mark,), learner=None)
     own = own if references is None else own[own["learner"].isin(references)]
     chosen = tables.chosen_steps(rows["step"].tolist()) if steps is None else list(steps)
-    names = {step: f"model, step {step:,}" for step in chosen}
+    names = {step: f"step {step:,}" for step in chosen}
     model = tables.curves(rows[rows["step"].isin(chosen)], mark, ["step"])
     model = model.assign(series=model["step"].map(names))
     ideal = tables.curves(own, mark, ["learner"]).assign(series=lambda here: here["learner"].map(theme.readable))
@@ -42,7 +42,7 @@ def loss_per_position(
     level = alt.X(f"{mark}:Q", title=title, axis=alt.Axis(tickMinStep=1, format="d", grid=False))
     place = (level, scale.axis("mean", f"loss ({tables.unit_of(rows)})"))
     styles = theme.shades(list(names.values())) | learners
-    stroke, dash = theme.line_encodings(styles, None)
+    stroke, dash = theme.line_encodings(styles, "model at a step, or learner")
     tip = [
         alt.Tooltip("series:N", title="curve"),
         alt.Tooltip(f"{mark}:Q"),

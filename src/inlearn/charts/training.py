@@ -204,11 +204,15 @@ def measures_over_training(
 def runs_over_training(table: pd.DataFrame, measure: str, set: str, names: Mapping[str, str]) -> alt.LayerChart:
     """A measure over training with one curve a run, for runs that differ in more than their seed.
 
-    `names` maps the ids of the table's column `run` to what the legend calls them, in its order.
+    `names` maps the ids of the table's column `run` to what the legend calls them, in its order. A reference
+    learner's floor is drawn where it is the same for all of these runs: else no one line is true.
     """
     rows = tables.evaluated(table, measure, set)
     rows = rows[rows["run"].isin(list(names))]
     each = [tables.curves(here, "step").assign(series=names[str(run)]) for run, here in rows.groupby("run")]
-    floors, learners = learner_floors(tables.evaluated(table, measure, set, learner=None))
+    own = tables.evaluated(table, measure, set, learner=None)
+    own = own[own["run"].isin(list(names))]
+    alike = own.groupby("learner")["mean"].agg(lambda values: values.max() - values.min() <= 1e-9 * values.abs().max())
+    floors, learners = learner_floors(own[own["learner"].isin(alike.index[alike.astype(bool)])])
     styles = theme.series_styles(list(names.values())) | learners
     return lines_over_training(pd.concat(each), styles, f"{theme.readable(measure)} ({tables.unit_of(rows)})", floors)

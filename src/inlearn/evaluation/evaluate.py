@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from inlearn.core.contract import Batch, Measure, Study, Task
+from inlearn.core.contract import Batch, Derived, Measure, Study, Task
 from inlearn.core.device import autocast
 from inlearn.core.draws import Address, StreamSeeds
 from inlearn.core.errors import unknown
-from inlearn.evaluation.sums import Slices
+from inlearn.evaluation.sums import Grouping, Summary
 from inlearn.models.forward import outputs_at_scored
 
 Predict = Callable[[Batch], Tensor]
@@ -42,6 +42,7 @@ class Evaluator:
         self.study = study
         self.seeds = _Fixed(seeds.eval)
         self._kept: dict[str, list[Chunk]] = {}
+        self._grouped: dict[tuple[str, bool, str | None, tuple[str, ...]], Grouping] = {}
         self._room = KEPT
 
     # ------------------------------------------------------------ evaluation sets
@@ -93,23 +94,61 @@ class Evaluator:
         return lines
 
     def _on_set(self, learner: str, set_: str, predict: Callable[[Chunk], Tensor]) -> list[dict[str, Any]]:
-        task = self.task(set_)
-        space = task.interface.outputs
-        measures = [m for m in self.study.measures if not m.sets or set_ in m.sets]
-        loss = next((m for m in measures if m.name == "loss"), None)
-        if loss is None:
-            loss = Measure("loss", space.unit, "the training loss at scored positions", _loss)
-            measures.insert(0, loss)
-        table = _Table(learner, set_)
+        space = self.task(set_).interface.outputs
+        measures = self._measures(set_)
+        loss = next(m for m in measures if m.name == "loss")
+        values: dict[tuple[Measure, str | None], list[Tensor]] = {}
+        batches: list[Batch] = []
         for chunk in self.chunks(set_):
             prediction = predict(chunk).double()
             for measure in measures:
-                table.add(measure, None, chunk.batch, measure.value(chunk.batch, space, prediction))
+                values.setdefault((measure, None), []).append(measure.value(chunk.batch, space, prediction))
             for name, reference in chunk.references.items():
                 distance = Measure("distance", space.unit, "", _loss, loss.by, cluster=loss.cluster)
-                table.add(distance, name, chunk.batch, space.divergence(reference, prediction))
-        lines = table.lines()
+                values.setdefault((distance, name), []).append(space.divergence(reference, prediction))
+            batches.append(chunk.batch)
+        lines = []
+        for (measure, reference), parts in values.items():
+            for by, grouping in self._groupings(set_, measure, parts, batches):
+                lines.append(_line(set_, learner, measure, reference, by, grouping.summary(torch.cat(parts))))
         return lines + _derived(self.study, lines)
+
+    def _measures(self, set_: str) -> list[Measure]:
+        found = [m for m in self.study.measures if not m.sets or set_ in m.sets]
+        if any(m.name == "loss" for m in found):
+            return found
+        return [Measure("loss", self.task(set_).interface.outputs.unit, "the training loss", _loss), *found]
+
+    def _groupings(
+        self, set_: str, measure: Measure, parts: Sequence[Tensor], batches: Sequence[Batch]
+    ) -> Iterator[tuple[tuple[str, ...], Grouping]]:
+        """The slices of a measure, each with its grouping; those of a set are the same whenever it is evaluated."""
+        a_position = all(len(part) == len(batch.scored) for part, batch in zip(parts, batches, strict=True))
+        if not a_position and any(len(part) != batch.rows for part, batch in zip(parts, batches, strict=True)):
+            sizes = f"{len(parts[0])} values for {len(batches[0].scored)} positions in {batches[0].rows} rows"
+            raise ValueError(f"measure {measure.name}: {sizes}")
+
+        def column(name: str) -> Tensor:
+            marks = [batch.marks[name] for batch in batches]
+            return torch.cat([b.at_scored(m) if a_position else m for b, m in zip(batches, marks, strict=True)])
+
+        for by in ((), *measure.by):
+            if not a_position and any(batches[0].marks[name].dim() > 1 for name in by):
+                continue  # a number a row has no position to be sliced by
+            key = (set_, a_position, measure.cluster, by)
+            if key not in self._grouped:
+                clusters = column(measure.cluster) if measure.cluster else _rows(batches, a_position)
+                self._grouped[key] = Grouping(clusters, [column(name) for name in by])
+            yield by, self._grouped[key]
+
+
+def _rows(batches: Sequence[Batch], a_position: bool) -> Tensor:
+    """The number of each value's row, counted through all chunks."""
+    first, parts = 0, []
+    for batch in batches:
+        parts.append(first + (batch.scored_rows if a_position else torch.arange(batch.rows)))
+        first += batch.rows
+    return torch.cat(parts)
 
 
 def _loss(batch: Batch, space: Any, prediction: Tensor) -> Tensor:
@@ -117,56 +156,8 @@ def _loss(batch: Batch, space: Any, prediction: Tensor) -> Tensor:
     return space.loss(prediction, target if target.dtype == torch.int64 else target.double())
 
 
-class _Table:
-    """Slices of one learner on one set, by (measure, reference, marks)."""
-
-    def __init__(self, learner: str, set_: str):
-        self.learner, self.set_ = learner, set_
-        self.slices: dict[tuple[str, str, str | None, tuple[str, ...]], Slices] = {}
-        self.first_row = 0
-        self.last_batch: Batch | None = None
-
-    def add(self, measure: Measure, reference: str | None, batch: Batch, values: Tensor) -> None:
-        if batch is not self.last_batch:
-            self.first_row += self.last_batch.rows if self.last_batch is not None else 0
-            self.last_batch = batch
-        a_position = len(values) == len(batch.scored)
-        if not a_position and len(values) != batch.rows:
-            raise ValueError(
-                f"measure {measure.name}: {len(values)} values for {len(batch.scored)} positions in {batch.rows} rows"
-            )
-
-        def column(mark: Tensor) -> Tensor:
-            return batch.at_scored(mark) if a_position else mark
-
-        rows = torch.arange(self.first_row, self.first_row + batch.rows)
-        clusters = column(batch.marks[measure.cluster] if measure.cluster else rows)
-        for by in ((), *measure.by):
-            marks = [batch.marks[name] for name in by]
-            if not a_position and any(mark.dim() > 1 for mark in marks):
-                continue  # a number a row has no position to be sliced by
-            key = (measure.name, measure.unit, reference, by)
-            self.slices.setdefault(key, Slices()).add(values, clusters, [column(mark) for mark in marks])
-
-    def lines(self) -> list[dict[str, Any]]:
-        lines = []
-        for (measure, unit, reference, by), slices in self.slices.items():
-            levels, means, errors, counts = slices.table()
-            lines.append(_line(self.set_, self.learner, measure, reference, unit, by, levels, means, errors, counts))
-        return lines
-
-
 def _line(
-    set_: str,
-    learner: str,
-    measure: str,
-    reference: str | None,
-    unit: str,
-    by: Sequence[str],
-    levels: Sequence[Sequence[int]],
-    means: Sequence[float],
-    errors: Sequence[float | None],
-    counts: Sequence[int],
+    set_: str, learner: str, measure: Measure | Derived, reference: str | None, by: Sequence[str], summary: Summary
 ) -> dict[str, Any]:
     def finite(values: Sequence[float | None]) -> list[float | None]:
         """JSON knows no infinity: a one-hot prediction that is wrong has no finite loss, and no number is kept."""
@@ -176,43 +167,29 @@ def _line(
         "event": "evaluation",
         "set": set_,
         "learner": learner,
-        "measure": measure,
+        "measure": measure.name,
         "reference": reference,
-        "unit": unit,
+        "unit": measure.unit,
         "by": list(by),
-        "at": [list(level) for level in levels],
-        "mean": finite(means),
-        "se": finite(errors),
-        "n": list(counts),
+        "at": [list(level) for level in summary.levels],
+        "mean": finite(summary.means),
+        "se": finite(summary.errors),
+        "n": list(summary.counts),
     }
 
 
 def _derived(study: Study, lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     made = []
     for derived in study.derived:
-        source = (
-            x for x in lines if x["measure"] == derived.of and tuple(x["by"]) == derived.by and not x["reference"]
-        )
-        for line in source:
+        wanted = (derived.of, list(derived.by), None)
+        for line in (x for x in lines if (x["measure"], x["by"], x["reference"]) == wanted):
             if None in line["mean"]:
                 continue  # a loss that is no number has no derived figure
             result = derived.value([tuple(level) for level in line["at"]], line["mean"])
             if result is not None:
-                levels = list(result)
-                made.append(
-                    _line(
-                        line["set"],
-                        line["learner"],
-                        derived.name,
-                        None,
-                        derived.unit,
-                        derived.result_by,
-                        levels,
-                        [result[x] for x in levels],
-                        [None] * len(levels),
-                        [sum(line["n"])] * len(levels),
-                    )
-                )
+                count = len(result)
+                summary = Summary(list(result), list(result.values()), [None] * count, [sum(line["n"])] * count)
+                made.append(_line(line["set"], line["learner"], derived, None, derived.result_by, summary))
     return made
 
 

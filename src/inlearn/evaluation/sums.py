@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,37 +11,48 @@ from torch import Tensor
 Level = tuple[int, ...]
 
 
-@dataclass
-class Slices:
-    """Running sums of values by (cluster, level). Clusters may span the chunks they arrive in.
+@dataclass(frozen=True)
+class Summary:
+    """For every level: the mean, its standard error (None where there is a single cluster), how many values."""
+
+    levels: list[Level]
+    means: list[float]
+    errors: list[float | None]
+    counts: list[int]
+
+
+class Grouping:
+    """Which of n values belong to which cluster and level: sorted out once, used by every measure of a set.
 
     The mean of a level is a ratio of sums over clusters, its standard error the usual linearisation of a ratio
     with clusters as the independent units (Cochran 1977, eq. 6.13): what correlates inside a row is not counted
     twice.
     """
 
-    parts: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list)
-
-    def add(self, values: Tensor, clusters: Tensor, marks: Sequence[Tensor]) -> None:
-        """`values` (n,), `clusters` (n,) and each mark (n,) describe the same n numbers."""
-        levels = torch.stack(list(marks), -1) if marks else clusters.new_zeros(len(clusters), 0)
-        self.parts.append((values.double(), clusters, levels))
-
-    def table(self) -> tuple[list[Level], list[float], list[float | None], list[int]]:
-        """(levels, means, standard errors, counts); an error is None where there is a single cluster."""
-        values, clusters, marks = (torch.cat(column) for column in zip(*self.parts, strict=True))
-        if marks.shape[1]:
-            levels, level_of = marks.unique(dim=0, return_inverse=True)
+    def __init__(self, clusters: Tensor, marks: Sequence[Tensor]):
+        """`clusters` (n,) and each mark (n,) are int64 and describe the same n values, in the same order."""
+        if marks:
+            levels, level_of = torch.stack(list(marks), -1).unique(dim=0, return_inverse=True)
         else:
-            levels, level_of = marks[:1], torch.zeros_like(clusters)
-        names, cluster_of = clusters.unique(return_inverse=True)
-        shape = (len(names), len(levels))
-        flat = cluster_of * shape[1] + level_of
-        total = torch.zeros(shape, dtype=torch.float64).view(-1).index_add(0, flat, values).view(shape)
-        count = torch.zeros(shape, dtype=torch.float64).view(-1).index_add(0, flat, torch.ones_like(values)).view(shape)
-        mean = total.sum(0) / count.sum(0)
-        residual = (total - mean * count).square().sum(0)
-        units = (count > 0).sum(0)
-        error = (residual * units / (units - 1).clamp(min=1)).sqrt() / count.sum(0)
-        errors = [None if n < 2 else float(e) for e, n in zip(error, units, strict=True)]
-        return [tuple(x) for x in levels.tolist()], mean.tolist(), errors, [int(c) for c in count.sum(0)]
+            levels, level_of = clusters.new_zeros(1, 0), torch.zeros_like(clusters)
+        self.levels: list[Level] = [tuple(level) for level in levels.tolist()]
+        _, cluster_of = clusters.unique(return_inverse=True)
+        # A cell is a cluster within a level. There are never more cells than values, so memory stays linear.
+        cells, self.cell_of = (cluster_of * len(levels) + level_of).unique(return_inverse=True)
+        self.level_of_cell = cells % len(levels)
+        self.in_cell = torch.bincount(self.cell_of).double()
+        self.in_level = self._by_level(self.in_cell)
+        self.clusters = torch.bincount(self.level_of_cell, minlength=len(levels))
+
+    def _by_level(self, cells: Tensor) -> Tensor:
+        return torch.bincount(self.level_of_cell, cells, len(self.levels))
+
+    def summary(self, values: Tensor) -> Summary:
+        """The n values' summary, computed in float64."""
+        sums = torch.bincount(self.cell_of, values.double())
+        means = self._by_level(sums) / self.in_level
+        residuals = (sums - means[self.level_of_cell] * self.in_cell).square()
+        units = self.clusters.double()
+        errors = (self._by_level(residuals) * units / (units - 1).clamp(min=1)).sqrt() / self.in_level
+        known = [error if count > 1 else None for error, count in zip(errors.tolist(), self.clusters, strict=True)]
+        return Summary(self.levels, means.tolist(), known, [int(count) for count in self.in_level])

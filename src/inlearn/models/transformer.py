@@ -72,7 +72,7 @@ class Scored:
             first = int(scored[0])
             stride = int(scored[1]) - first if each > 1 else 1
             last = first + (each - 1) * stride
-            if first <= last < steps and torch.equal(scored, _grid(first, last, stride, rows, steps)):
+            if stride > 0 and last < steps and torch.equal(scored, _grid(first, last, stride, rows, steps)):
                 return Scored(slice(first, last + 1, stride), None)
         row, column = scored // steps, scored % steps
         stop = int(column.max()) + 1
