@@ -17,7 +17,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def fastest(steps: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, float]:
-    """Least milliseconds of each step over interleaved rounds of `seconds` in all: a busy machine disturbs them alike."""
+    """Least milliseconds of each step over interleaved rounds, so that a busy machine disturbs all alike."""
     for step in steps.values():
         step()
     best = dict.fromkeys(steps, float("inf"))

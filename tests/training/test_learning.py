@@ -1,4 +1,4 @@
-"""Training learns what must be learned: in-context regression on a tiny setting, by a margin that noise cannot cross."""
+"""Training learns what must be learned, by a margin that noise cannot cross."""
 
 from __future__ import annotations
 
@@ -6,14 +6,26 @@ from inlearn.lab.session import start
 
 
 def test_a_small_transformer_learns_in_context(tmp_path):
-    """D=1, K=4, noise 0.01: predicting zero costs 1.01; ridge 0.01 after the first example, here averaged 0.27.
+    """D=1, K=4, noise 0.01, where answering zero costs 1.01 and ridge costs 1.01, then less than 0.02.
 
-    In three hundred steps the loss must fall below half of zero's, most of it at later positions: the model uses
-    earlier examples. An untrained or context-blind model cannot get below 1.01 anywhere.
+    A model that ignores its context cannot get below 1.01 at any example, so the fourth tells. (Seen on three seeds: 0.08 to 0.14
+    at the fourth example and 0.37 to 0.40 on average.)
     """
-    asked = ["task.dimension=1", "task.examples=4", "task.noise_variance=0.01", "model.width=32", "model.layers=2",
-             "model.heads=2", "training.batch=128", "training.steps=500", "training.rate=0.003", "model.init=uniform",
-             "record.evaluations=never", "record.checkpoints=never", "evaluation.rows=2000", "evaluation.gain_rows=8"]  # fmt: skip
+    asked = (
+        "task.dimension=1",
+        "task.examples=4",
+        "task.noise_variance=0.01",
+        "model.width=32",
+        "model.heads=2",
+        "model.init=uniform",
+        "training.batch=128",
+        "training.steps=500",
+        "training.rate=0.003",
+        "record.evaluations=never",
+        "record.checkpoints=never",
+        "evaluation.rows=2000",
+        "evaluation.gain_rows=8",
+    )
     run = start("regression", asked, tmp_path, lambda text: None)
     table = run.evaluations
     model = table[(table["learner"] == "model") & (table["measure"] == "loss") & (table["set"] == "train")]

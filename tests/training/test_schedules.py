@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -74,7 +75,7 @@ SCHEDULES = st.one_of(
 def test_rates_stay_between_zero_and_the_peak(schedule, steps):
     factors = [rate_factor(schedule, step, steps) for step in range(steps)]
     assert all(0 <= factor <= 1 + 1e-12 for factor in factors)
-    rising = [a < b for a, b in zip(factors, factors[1:], strict=False)]
+    rising = [a < b for a, b in pairwise(factors)]
     assert rising == sorted(rising, reverse=True), "no schedule rises again once it has fallen"
 
 

@@ -34,6 +34,7 @@ def build_study(config: RunBase) -> Study:
 
 def build(config: RunBase) -> Built:
     torch.set_num_threads(config.execution.threads)
+    devices.keep_freed_memory()
     study = build_study(config)
     tasks = [_phase_task(config, index, study.interface) for index in range(len(config.training.phases))]
     _check_names(config, study)
