@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import json
+
 import pandas as pd
 import pytest
 import vl_convert
 
-from inlearn.charts import positions, training
+from inlearn.charts import positions, theme, training
 
 
 def drawn(chart) -> tuple[dict, list[dict], str]:
@@ -135,3 +137,19 @@ def test_the_input_is_left_alone(table):
     training.distances_over_training(table, "train")
     positions.loss_per_position(table, "train")
     pd.testing.assert_frame_equal(table, before)
+
+
+def test_bounds_are_drawn_where_they_fall_inside_and_never_stretch_the_scale():
+    points = pd.DataFrame(
+        {"step": [0, 10], "series": "model", "mean": [4.0, 2.0], "low": [3.9, 1.9], "high": [4.1, 2.1]}
+    )
+    styles = {"model": theme.LEARNERS["model"]}
+    plain = training.lines_over_training(points, styles, "loss").to_dict()
+    bounded = training.lines_over_training(points, styles, "loss", bounds={"noise": 0.1, "far": 900.0}).to_dict()
+    text = json.dumps(bounded)
+    assert '"noise 0.1"' in text and "far" not in text
+
+    def domain(spec):
+        return [layer["encoding"]["y"]["scale"]["domain"] for layer in spec["layer"] if layer["mark"]["type"] == "line"]
+
+    assert domain(plain) == domain(bounded)

@@ -172,3 +172,34 @@ def test_nothing_but_the_asked_for_is_left_in_a_finished_folder(tiny, tmp_path):
     assert steps == {0, 15, 30, 45, 60, best}
     assert not list(run.path.rglob("*.aside")) and not (run.path / "lease.json").exists()
     assert os.listdir(run.path / "checkpoints")
+
+
+def test_a_kill_after_the_last_checkpoint_but_before_the_end_is_settled(tiny, tmp_path, whole):
+    """Lines past the checkpoint, a forgotten rolling checkpoint, no best pointer, status still running."""
+    import json
+    import shutil
+
+    asked = [*tiny, *FEATURES]
+    run = start("regression", asked, tmp_path / "killed", quiet)
+    with (run.path / "metrics.jsonl").open("a") as file:
+        file.write('{"event":"training","step":61,"loss":0.0}\n{"half')
+    (run.path / "checkpoints" / "best.json").unlink()
+    shutil.copytree(run.path / "checkpoints" / "000000045", run.path / "checkpoints" / "000000044")
+    rolling = run.path / "checkpoints" / "rolling.json"
+    steps = json.loads(rolling.read_text()) if rolling.exists() else []
+    rolling.write_text(json.dumps([44, *steps]))
+    run.folder.set_status("running", 60)
+    assert start("regression", asked, tmp_path / "killed", quiet).folder.status.state == "finished"
+    assert contents(run.path) == whole
+
+
+def test_a_kill_before_the_first_checkpoint_starts_cleanly(tiny, tmp_path, whole):
+    """Metrics and trajectory rows of a start that never reached a checkpoint are written anew, not twice."""
+    import shutil
+
+    asked = [*tiny, *FEATURES]
+    run = start("regression", [*asked, "training.until=9"], tmp_path / "killed", quiet)
+    shutil.rmtree(run.path / "checkpoints")
+    run.folder.set_status("running", 0)
+    start("regression", asked, tmp_path / "killed", quiet)
+    assert contents(run.path) == whole

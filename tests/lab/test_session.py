@@ -253,3 +253,43 @@ def test_the_identity_of_a_users_study_holds_its_source(lookup, tmp_path):
         found = discovery.study(path)
         ids.add(json.dumps(identity(compose(found, ["preset=small"]), found, {}, None), sort_keys=True))
     assert len(ids) == 2
+
+
+def test_bfloat16_is_autocast_over_float32_weights(tiny, tmp_path):
+    run = start("regression", [*tiny, "precision=bfloat16"], tmp_path, quiet)
+    plain = start("regression", tiny, tmp_path, quiet)
+    assert run.id != plain.id
+    assert {p.dtype for p in run.checkpoint(60).model().parameters()} == {torch.float32}
+    apart = (run.metrics["loss"] - plain.metrics["loss"]).abs().max()
+    assert 0 < apart < 0.2, "rounded products, the same training"
+
+
+def test_the_device_variable_is_obeyed(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("DEVICE", "cpu")
+    assert start("regression", [*tiny, "training.until=1"], tmp_path, quiet).folder.segments[0]["device"] == "cpu"
+    monkeypatch.setenv("DEVICE", "abacus")
+    with pytest.raises(UserError, match="device = abacus"):
+        start("regression", [*tiny, "seed=2"], tmp_path, quiet)
+    start("regression", [*tiny, "seed=2", "device=cpu", "training.until=1"], tmp_path, quiet)
+
+
+def test_segments_say_who_did_what(tiny, tmp_path):
+    run = start("regression", [*tiny, "training.until=10"], tmp_path, quiet)
+    resume(run.id, ["training.until=20", "threads=2"], tmp_path, quiet)
+    first, second = run.folder.segments
+    assert (first["from_step"], first["to_step"], second["from_step"], second["to_step"]) == (0, 10, 10, 20)
+    assert second["threads"] == 2 and first["seconds"] >= 0
+    assert "resumed elsewhere" in (run.path / "run.log").read_text()
+    torch.set_num_threads(1)
+
+
+def test_a_finite_dataset_comes_once_an_epoch(tiny, tmp_path):
+    """Eight sequences and a batch of sixteen: every batch is the whole set twice, and they are learned by heart."""
+    few = changed(tiny, "task.sequences=8", "training.steps=300", "record.training=50")
+    run = start("regression", few, tmp_path, quiet)
+    table = run.evaluations
+    table = table[
+        (table["step"] == 300) & (table["measure"] == "loss") & (table["by"] == "") & (table["learner"] == "model")
+    ]
+    losses = table.set_index("set")["mean"]
+    assert losses["train"] < 0.5 * losses["heldout"]

@@ -8,8 +8,8 @@ from inlearn.lab.session import start
 def test_a_small_transformer_learns_in_context(tmp_path):
     """D=1, K=4, noise 0.01, where answering zero costs 1.01 and ridge costs 1.01, then less than 0.02.
 
-    A model that ignores its context cannot get below 1.01 at any example, so the fourth tells. (Seen on three seeds: 0.08 to 0.14
-    at the fourth example and 0.37 to 0.40 on average.)
+    A model that ignores its context cannot get below 1.01 at any example, so the fourth tells. Seen on three seeds:
+    0.08 to 0.14 at the fourth example and 0.37 to 0.40 on average.
     """
     asked = (
         "task.dimension=1",

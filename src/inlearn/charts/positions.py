@@ -21,15 +21,16 @@ def loss_per_position(
     title: str = "examples seen before the question",
 ) -> alt.LayerChart:
     """Loss at each level of `mark` on evaluation set `set`: the model at chosen steps, against reference learners.
+    Without a model in the table, the learners alone.
 
     `steps` are the model's (default: five spread in log(1 + step)), `references` the learners' names (default: all),
     `title` names the horizontal axis. ValueError where the table holds nothing to draw.
     """
     rows = tables.evaluated(table, "loss", set, (mark,))
-    if rows.empty:
-        raise ValueError(f"nothing to draw: no loss by {mark} on evaluation set '{set}'")
     own = tables.evaluated(table, "loss", set, (mark,), learner=None)
     own = own if references is None else own[own["learner"].isin(references)]
+    if rows.empty and own.empty:
+        raise ValueError(f"nothing to draw: no loss by {mark} on evaluation set '{set}'")
     chosen = tables.chosen_steps(rows["step"].tolist()) if steps is None else list(steps)
     names = {step: f"step {step:,}" for step in chosen}
     model = tables.curves(rows[rows["step"].isin(chosen)], mark, ["step"])
@@ -40,7 +41,7 @@ def loss_per_position(
 
     scale = ValueScale.around(points["mean"].tolist(), points["mean"].tolist())
     level = alt.X(f"{mark}:Q", title=title, axis=alt.Axis(tickMinStep=1, format="d", grid=False))
-    place = (level, scale.axis("mean", f"loss ({tables.unit_of(rows)})"))
+    place = (level, scale.axis("mean", f"loss ({tables.unit_of(own if rows.empty else rows)})"))
     styles = theme.shades(list(names.values())) | learners
     stroke, dash = theme.line_encodings(styles, "model at a step, or learner")
     tip = [

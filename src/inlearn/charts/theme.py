@@ -31,6 +31,7 @@ class Style:
 
 BLACK, GREY, PALE = "#000000", "#767676", "#b4b4b4"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+BOUND = (1, 3)
 DASHES = ((10, 4), (5, 3), (12, 3, 3, 3), (7, 2), (3, 3), (12, 3, 3, 3, 3, 3))
 
 # Learners that appear in many studies keep their looks everywhere; only the model is solid.

@@ -26,16 +26,23 @@ def lines_over_training(
     title: str,
     floors: pd.DataFrame = NO_FLOORS,
     legend: str | None = None,
+    bounds: Mapping[str, float] | None = None,
 ) -> alt.LayerChart:
     """Curves (step, series, mean, low, high) with bands, and horizontal floors (series, name, value) named in the plot.
 
     A floor has the looks of its series: a learner's own, or the curve's that it belongs to (then it is dotted).
-    A click on a legend entry shows that curve alone. `title` names the values and their unit.
+    A click on a legend entry shows that curve alone. `title` names the values and their unit. `bounds` are named
+    limits; they are drawn where they fall inside what the curves and floors span, and never stretch it.
     """
     if points.empty:
         raise ValueError(f"nothing to draw: no values of '{title}'")
     dotted = set(points["series"]) & set(floors["series"])
     scale = ValueScale.around([*points["mean"], *floors["value"]], [*points["low"], *points["high"]])
+    near = {name: value for name, value in (bounds or {}).items() if scale.low <= value <= scale.high}
+    if near:
+        limits = pd.DataFrame({"series": list(near), "name": list(near), "value": list(near.values())})
+        floors = pd.concat([floors, limits], ignore_index=True)
+        styles = {**styles, **dict.fromkeys(near, theme.Style(theme.BLACK, theme.BOUND))}
     x = step_axis(points["step"])
     stroke, dash = theme.line_encodings(styles, legend)
     chosen = alt.selection_point(name="chosen", fields=["series"], bind="legend")
@@ -124,10 +131,13 @@ def distances_over_training(table: pd.DataFrame, set: str) -> alt.LayerChart:
     )
 
 
-def loss_over_training(table: pd.DataFrame, training: pd.DataFrame | None, set: str) -> alt.LayerChart:
+def loss_over_training(
+    table: pd.DataFrame, training: pd.DataFrame | None, set: str, bounds: Mapping[str, float] | None = None
+) -> alt.LayerChart:
     """The model's loss on `set` over training, above the floor of every reference learner.
 
-    `training` (step, loss) adds the loss of the training batches, averaged in bins of log(step).
+    `training` (step, loss) adds the loss of the training batches, averaged in bins of log(step). `bounds` are limits
+    that no learner passes, by name.
     """
     rows = tables.evaluated(table, "loss", set)
     points = tables.curves(rows, "step").assign(series="model")
@@ -136,7 +146,7 @@ def loss_over_training(table: pd.DataFrame, training: pd.DataFrame | None, set: 
         points = pd.concat([tables.training_curve(training).assign(series="training batches"), points])
         styles["training batches"] = theme.Style(theme.PALE)
     floors, learners = learner_floors(tables.evaluated(table, "loss", set, learner=None))
-    return lines_over_training(points, styles | learners, f"loss ({tables.unit_of(rows)})", floors)
+    return lines_over_training(points, styles | learners, f"loss ({tables.unit_of(rows)})", floors, bounds=bounds)
 
 
 def learner_floors(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, theme.Style]]:

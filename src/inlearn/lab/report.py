@@ -46,8 +46,8 @@ def _generic(run: Run, table: pd.DataFrame, main: str) -> Iterable[Section]:
     yield Section(
         "Loss over training",
         f"Evaluation loss on '{main}' beside the loss of the training batches. Horizontal lines are what the ideal "
-        "learners reach on the same rows.",
-        training.loss_over_training(table, metrics, main),
+        "learners reach on the same rows, and limits that none can pass.",
+        training.loss_over_training(table, metrics, main, _bounds(run)),
     )
     if ((table["by"] == "position") & (table["measure"] == "loss") & (table["set"] == main)).any():
         yield Section(
@@ -56,6 +56,12 @@ def _generic(run: Run, table: pd.DataFrame, main: str) -> Iterable[Section]:
             "right is learning in context: later answers use earlier examples.",
             positions.loss_per_position(table, main),
         )
+
+
+def _bounds(run: Run) -> dict[str, float]:
+    """Limits in the unit of the loss."""
+    study = run.folder.study
+    return {bound["name"]: bound["value"] for bound in study["bounds"] if bound["unit"] == study["output_unit"]}
 
 
 def _of_study(run: Run, table: pd.DataFrame) -> list[Section]:

@@ -129,6 +129,7 @@ class RegressionStudy(Study):
         ]
         table.append({"example": "mean"} | {name: round(values.mean().item(), 4) for name, values in floors.items()})
         yield f"Squared error of the ideal learners on {rows:,} sequences", table
+        yield "Squared error along the context", _floor_chart(floors)
 
     def _facts(self) -> list[dict[str, Any]]:
         task = self.config.task
@@ -176,3 +177,18 @@ def _vectors(config: RegressionConfig, seeds: StreamSeeds) -> Tensor | None:
     if task.count == "inf":
         return None
     return task_vectors(seeds, task.count, task.dimension, task.prior_variance)
+
+
+def _floor_chart(floors: Mapping[str, Tensor]) -> Any:
+    """The ideal learners' floors along the context, as the reports draw them."""
+    import pandas as pd
+
+    from inlearn.charts.positions import loss_per_position
+
+    line = {"run": "", "step": pd.NA, "set": "train", "measure": "loss", "reference": None, "unit": "squared error"}
+    rows = [
+        line | {"learner": name, "by": "position", "level": (k,), "mean": value, "se": float("nan")}
+        for name, values in floors.items()
+        for k, value in enumerate(values.tolist())
+    ]
+    return loss_per_position(pd.DataFrame(rows), "train")
