@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from inlearn.claims.claim import Check, Claim, Quantity, Read
 from inlearn.claims.quantities import QUANTITIES
 from inlearn.core.errors import UserError, unknown
@@ -84,10 +86,10 @@ def read(run: Run, asked: Read) -> float:
     rows = table[(table["set"] == asked.set) & (table["learner"] == asked.learner) & (table["measure"] == asked.measure)
                  & (table["by"] == by)]  # fmt: skip
     rows = rows[rows["reference"].isna()] if asked.reference is None else rows[rows["reference"] == asked.reference]
-    rows = rows[[level == tuple(asked.at.values()) for level in rows["level"]]]
+    # As an array: pandas would take the list of an empty table for a list of columns.
+    rows = rows[np.array([level == tuple(asked.at.values()) for level in rows["level"]], dtype=bool)]
     if asked.learner == "model":
-        step = run.folder.status.step if asked.step == "last" else asked.step
-        rows = rows[rows["step"] == step]
+        rows = rows[rows["step"] == (run.folder.status.step if asked.step == "last" else asked.step)]
     if len(rows) != 1:
         raise UserError(f"run {run.id} has {len(rows)} numbers for {asked}; expected one")
     return float(rows["mean"].iloc[0])

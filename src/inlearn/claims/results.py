@@ -29,8 +29,9 @@ def draw(result: Mapping[str, Any]) -> str:
     import pandas as pd
 
     from inlearn.charts.claims import series_over_x
-    from inlearn.charts.theme import to_svg
+    from inlearn.reports.figures import svg
 
     chart = result["chart"]
     table = pd.DataFrame(chart["points"])
-    return to_svg(series_over_x(table, chart["x"], chart["y"], chart["log_x"], chart["log_y"], result["title"]))
+    drawn = series_over_x(table, chart["x"], chart["y"], chart["log_x"], chart["log_y"], result["title"])
+    return svg(drawn.to_dict())
