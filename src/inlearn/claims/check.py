@@ -53,7 +53,7 @@ def _one(claim: Claim, one: Check, made: Mapping[str, Sequence[Run]]) -> dict[st
         each, runs = [quantity(claim, one.quantity)], []
     else:
         runs = [run.id for run in made[one.run]]
-        each = [read(run, one.read) - (read(run, one.minus) if one.minus else 0.0) for run in made[one.run]]
+        each = [read(run, one.read) - (read(run, one.minus) if one.minus else 0.0) + one.plus for run in made[one.run]]
     mean = sum(each) / len(each)
     judged = [mean] if one.over == "mean" else each
     return {
