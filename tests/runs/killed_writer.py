@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from inlearn.core.configuration import digest
 from inlearn.runs.checkpoints import Checkpoint, CheckpointStore
 from inlearn.runs.folder import RunFolder, list_runs, names
 from inlearn.runs.lease import Lease, lease_holder
@@ -26,7 +27,8 @@ from inlearn.runs.metrics import MetricsWriter, read_lines, truncate
 from inlearn.runs.trajectory import Trajectory
 from inlearn.runs.verify import verify
 
-ID, NAME, STEPS, SIZE = "0123456789ab", "killed", 4, 3000
+CONFIG = {"seed": 1}
+ID, NAME, STEPS, SIZE = digest(CONFIG), "killed", 4, 3000
 CHANGES = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate", "os.utime"}
 
 
@@ -36,7 +38,7 @@ def weights_after(step: int) -> torch.Tensor:
 
 def work(root: Path) -> None:
     """Make or resume the run, then train it to its end, replacing and removing checkpoints on the way."""
-    run = RunFolder.create(root, ID, {"id": ID, "config": {"seed": 1}}, {"kind": "none"}, NAME)
+    run = RunFolder.create(root, ID, {"id": ID, "config": CONFIG}, {"kind": "none"}, NAME)
     with Lease(run.path) as lease:
         store = CheckpointStore(run.path)
         loaded = store.load_last_good(complain)
