@@ -52,3 +52,12 @@ def test_several_marks_make_joint_levels():
     first, second = torch.tensor([0, 0, 1, 1]), torch.tensor([5, 7, 5, 5])
     summary = Grouping(torch.arange(4), [first, second]).summary(torch.tensor([1.0, 2.0, 3.0, 5.0]))
     assert summary.levels == [(0, 5), (0, 7), (1, 5)] and summary.means == [1.0, 2.0, 4.0]
+
+
+def test_weights_weigh_as_they_do_in_training():
+    """Errors 1 and 9 with weights 1 and 9: (1 + 81) / 10."""
+    weights = torch.tensor([1.0, 9.0])
+    summary = Grouping(torch.arange(2), [], weights).summary(torch.tensor([1.0, 9.0]))
+    assert summary.means == [8.2] and summary.counts == [2]
+    doubled = Grouping(torch.arange(2), [], 2 * weights).summary(torch.tensor([1.0, 9.0]))
+    assert math.isclose(summary.errors[0], doubled.errors[0])

@@ -198,8 +198,68 @@ def test_a_kill_before_the_first_checkpoint_starts_cleanly(tiny, tmp_path, whole
     import shutil
 
     asked = [*tiny, *FEATURES]
-    run = start("regression", [*asked, "training.until=9"], tmp_path / "killed", quiet)
+    run = start("regression", [*asked, "training.until=1"], tmp_path / "killed", quiet)
+    lines = (run.path / "metrics.jsonl").read_bytes().splitlines(keepends=True)
+    (run.path / "metrics.jsonl").write_bytes(b"".join(line for line in lines if b'"step":0' in line))
     shutil.rmtree(run.path / "checkpoints")
     run.folder.set_status("running", 0)
     start("regression", asked, tmp_path / "killed", quiet)
     assert contents(run.path) == whole
+
+
+def stop_after(monkeypatch, step: int, how) -> None:
+    """Have the process call `how` right after an update, before anything about it is written."""
+    from inlearn.training.trainer import Trainer
+
+    update = Trainer.update
+
+    def updating(self, task):
+        update(self, task)
+        if self.progress.step == step:
+            how()
+
+    monkeypatch.setattr(Trainer, "update", updating)
+
+
+class Killed(BaseException):
+    pass
+
+
+def kill() -> None:
+    raise Killed
+
+
+@pytest.mark.parametrize("step", [1, 14, 16, 33])
+def test_killed_between_checkpoints(tiny, tmp_path, whole, monkeypatch, step):
+    """Also between the one of step 0 and the next, where nothing but the initial weights is kept."""
+    asked = [*tiny, *FEATURES]
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        stop_after(patched, step, kill)
+        start("regression", asked, tmp_path / "killed", quiet)
+    run = start("regression", asked, tmp_path / "killed", quiet)
+    assert contents(run.path) == whole
+
+
+def test_a_trajectory_asked_for_later_survives_a_kill(tiny, tmp_path, monkeypatch):
+    run = start("regression", [*tiny, "training.until=20"], tmp_path, quiet)
+    later = ['record.trajectory={"kind":"every","steps":4}', "training.until=60"]
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        stop_after(patched, 29, kill)
+        resume(run.id, later, tmp_path, quiet)
+    resume(run.id, later, tmp_path, quiet)
+    from inlearn.runs.trajectory import Trajectory
+
+    assert Trajectory.open(run.path / "trajectory").steps == list(range(24, 61, 4))
+
+
+def test_lost_checkpoints_are_not_a_fresh_start(tiny, tmp_path):
+    import shutil
+
+    from inlearn.core.errors import EnvironmentFault
+
+    run = start("regression", [*tiny, "training.until=40"], tmp_path, quiet)
+    before = (run.path / "metrics.jsonl").read_bytes()
+    shutil.rmtree(run.path / "checkpoints")
+    with pytest.raises(EnvironmentFault, match="no checkpoint"):
+        resume(run.id, ["training.until=60"], tmp_path, quiet)
+    assert (run.path / "metrics.jsonl").read_bytes() == before

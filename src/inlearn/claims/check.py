@@ -51,15 +51,19 @@ def _one(claim: Claim, one: Check, made: Mapping[str, Sequence[Run]]) -> dict[st
     low, high = float("-inf") if low is None else low, float("inf") if high is None else high
     if one.quantity is not None:
         each, runs = [quantity(claim, one.quantity)], []
+        plain = each
     else:
         runs = [run.id for run in made[one.run]]
-        each = [read(run, one.read) - (read(run, one.minus) if one.minus else 0.0) + one.plus for run in made[one.run]]
+        plain = [read(run, one.read) for run in made[one.run]]
+        taken = [read(run, one.minus) if one.minus else 0.0 for run in made[one.run]]
+        each = [value - other + one.plus for value, other in zip(plain, taken, strict=True)]
     mean = sum(each) / len(each)
     judged = [mean] if one.over == "mean" else each
     return {
         "what": one.what,
         "ours": mean,
         "each": each,
+        "as_read": plain,
         "published": one.published,
         "band": [None if abs(x) == float("inf") else x for x in (low, high)],
         "over": one.over,

@@ -90,7 +90,7 @@ class Batch:
 
     inputs: Tensor  # (N, T) int64 | (N, T, D) float32
     targets: Tensor  # (N, T) int64 | (N, T, A) float32
-    weights: Tensor  # (N, T) float32; 0 where no answer is scored
+    weights: Tensor  # (N, T) float32; 0 where no answer is scored; training and evaluation weigh losses alike
     prefix: Tensor | None = None  # (N / Q, S[, D]); row n continues prefix n // Q
     marks: Mapping[str, Tensor] = field(default_factory=dict)  # (N,) | (N, T) int64: what measures are sliced by
     latents: Any = None  # what generated the rows

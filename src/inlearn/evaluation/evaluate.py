@@ -35,6 +35,10 @@ class Chunk:
     references: Mapping[str, Tensor]
 
 
+def _size(chunk: Chunk) -> int:
+    return chunk.batch.inputs.numel() + sum(prediction.numel() for prediction in chunk.references.values())
+
+
 class Evaluator:
     """Evaluates learners on a study's sets. `sets` limits which exist here (default: all)."""
 
@@ -55,14 +59,16 @@ class Evaluator:
         rows = self.study.evaluation_rows(name)
         at = Address(self.seeds, "eval")
         size = self._chunk_rows(name, task, rows)
-        made: list[Chunk] | None = []
+        made: list[Chunk] | None = [] if self._room > 0 else None
         for first in range(0, rows, size):
             batch = task.sample(at, min(size, rows - first), first)
             chunk = Chunk(batch, {r.name: r.predict(batch).double() for r in references})
             yield chunk
-            self._room -= batch.inputs.numel() + sum(p.numel() for p in chunk.references.values())
-            made = None if made is None or self._room < 0 else [*made, chunk]
+            made = None if made is None else [*made, chunk]
+            if made is not None and sum(map(_size, made)) > self._room:
+                made = None  # too large to keep: drawn again at every evaluation
         if made is not None:
+            self._room -= sum(map(_size, made))
             self._kept[name] = made
 
     def _chunk_rows(self, name: str, task: Task, rows: int) -> int:
@@ -138,7 +144,8 @@ class Evaluator:
             key = (set_, a_position, measure.cluster, by)
             if key not in self._grouped:
                 clusters = column(measure.cluster) if measure.cluster else _rows(batches, a_position)
-                self._grouped[key] = Grouping(clusters, [column(name) for name in by])
+                weights = torch.cat([b.at_scored(b.weights) for b in batches]) if a_position else None
+                self._grouped[key] = Grouping(clusters, [column(name) for name in by], weights)
             yield by, self._grouped[key]
 
 

@@ -13,7 +13,7 @@ Level = tuple[int, ...]
 
 @dataclass(frozen=True)
 class Summary:
-    """For every level: the mean, its standard error (None where there is a single cluster), how many values."""
+    """For every level: the weighted mean, its standard error (None for a single cluster), how many values."""
 
     levels: list[Level]
     means: list[float]
@@ -29,8 +29,12 @@ class Grouping:
     twice.
     """
 
-    def __init__(self, clusters: Tensor, marks: Sequence[Tensor]):
-        """`clusters` (n,) and each mark (n,) are int64 and describe the same n values, in the same order."""
+    def __init__(self, clusters: Tensor, marks: Sequence[Tensor], weights: Tensor | None = None):
+        """`clusters` (n,) and each mark (n,) are int64 and describe the same n values, in the same order.
+
+        `weights` (n,) are those of the training loss (default: all alike).
+        """
+        self.weights = torch.ones(len(clusters), dtype=torch.float64) if weights is None else weights.double()
         if marks:
             levels, level_of = torch.stack(list(marks), -1).unique(dim=0, return_inverse=True)
         else:
@@ -40,8 +44,9 @@ class Grouping:
         # A cell is a cluster within a level. There are never more cells than values, so memory stays linear.
         cells, self.cell_of = (cluster_of * len(levels) + level_of).unique(return_inverse=True)
         self.level_of_cell = cells % len(levels)
-        self.in_cell = torch.bincount(self.cell_of).double()
+        self.in_cell = torch.bincount(self.cell_of, self.weights)
         self.in_level = self._by_level(self.in_cell)
+        self.counts = torch.bincount(level_of, minlength=len(levels)).tolist()
         self.clusters = torch.bincount(self.level_of_cell, minlength=len(levels))
 
     def _by_level(self, cells: Tensor) -> Tensor:
@@ -49,10 +54,10 @@ class Grouping:
 
     def summary(self, values: Tensor) -> Summary:
         """The n values' summary, computed in float64."""
-        sums = torch.bincount(self.cell_of, values.double())
+        sums = torch.bincount(self.cell_of, values.double() * self.weights)
         means = self._by_level(sums) / self.in_level
         residuals = (sums - means[self.level_of_cell] * self.in_cell).square()
         units = self.clusters.double()
         errors = (self._by_level(residuals) * units / (units - 1).clamp(min=1)).sqrt() / self.in_level
         known = [error if count > 1 else None for error, count in zip(errors.tolist(), self.clusters, strict=True)]
-        return Summary(self.levels, means.tolist(), known, [int(count) for count in self.in_level])
+        return Summary(self.levels, means.tolist(), known, self.counts)

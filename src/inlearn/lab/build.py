@@ -14,6 +14,7 @@ from inlearn.core.contract import Interface, Study, Task
 from inlearn.core.errors import UserError
 from inlearn.lab.config import RunBase
 from inlearn.models.initialise import initialise
+from inlearn.training.config import Watched
 from inlearn.training.loop import Plan
 from inlearn.training.trainer import Trainer
 
@@ -63,14 +64,12 @@ def _phase_task(config: RunBase, index: int, interface: Interface) -> Task:
 
 def _check_names(config: RunBase, study: Study) -> None:
     """Refuse conditions on things that are not measured before the first step, not at the thousandth."""
-    conditions = [("training.stop", config.training.stop)] if config.training.stop else []
-    conditions += [(f"training.phases.{i}.end", p.end) for i, p in enumerate(config.training.phases) if p.end]
-    wanted = [(key, stop.set, stop.measure, stop.reference) for key, stop in conditions]
+    wanted = [("training.stop", config.training.stop.watched)] if config.training.stop else []
+    wanted += [(f"training.phases.{i}.end", p.end.watched) for i, p in enumerate(config.training.phases) if p.end]
     if config.record.best is not None:
-        set_, _, rest = config.record.best.partition("/")
-        measure, _, reference = rest.partition("/")
-        wanted.append(("record.best", set_, measure, reference or None))
-    for key, set_, measure, reference in wanted:
+        wanted.append(("record.best", Watched.parse(config.record.best)))
+    for key, watched in wanted:
+        set_, measure, reference = watched.set, watched.measure, watched.reference
         if set_ not in study.tasks or (key == "record.best" and set_ not in study.monitored):
             names = study.monitored if key == "record.best" else study.tasks
             raise UserError(f"{key}: '{set_}' is no evaluation set; known: {', '.join(names)}")

@@ -55,6 +55,7 @@ class RunBase(Config):
     start: str | None = None
     record: Record = Record()
     execution: Execution = Execution()
+    preset: str | None = None
     name: str | None = None
     tags: tuple[str, ...] = ()
 
@@ -66,7 +67,7 @@ class RunBase(Config):
         return start
 
 
-UNHASHED = {"record", "execution", "name", "tags", "seed"}
+UNHASHED = {"record", "execution", "preset", "name", "tags", "seed"}
 SHORT = {"device": "execution.device", "threads": "execution.threads", "log_level": "execution.log_level"}
 
 
@@ -90,7 +91,7 @@ def compose(study: discovery.FoundStudy, overrides: Sequence[str], base: Mapping
         if key == "preset":
             if value not in study.presets:
                 raise unknown("preset", value, study.presets)
-            tree = merge(tree, {k: v for k, v in study.presets[value].items() if k != "about"})
+            tree = merge(tree, {k: v for k, v in study.presets[value].items() if k != "about"}) | {"preset": value}
     dotted = [(_full_key(key, root), value) for key, value in pairs if key != "preset"]
     _refuse_repeats(dotted)
     for key, value in sorted(dotted, key=lambda pair: pair[0].count(".") > 0):  # group choices before dotted keys
@@ -142,7 +143,7 @@ def identity(config: RunBase, study: discovery.FoundStudy, fingerprints: Mapping
 
 def stored(config: RunBase, content: Mapping[str, Any]) -> dict[str, Any]:
     """config.json: what was asked (hashed to the id) beside what only says how it was carried out."""
-    unhashed = config.model_dump(mode="json", include=UNHASHED - {"seed"}) | {"until": config.training.until}
+    unhashed = config.model_dump(mode="json", include=UNHASHED) | {"until": config.training.until}
     return {"id": digest(content), "config": dict(content), "unhashed": unhashed}
 
 
@@ -151,7 +152,7 @@ def restored(study: discovery.FoundStudy, document: Mapping[str, Any], overrides
     asked, unhashed = document["config"], document["unhashed"]
     tree = {key: asked[key] for key in ("study", "model", "precision", "seeds", "start")}
     tree |= {"training": {**asked["training"], "until": unhashed["until"]}}
-    tree |= {key: unhashed[key] for key in ("record", "execution", "name", "tags")}
+    tree |= {key: unhashed[key] for key in UNHASHED if key in unhashed}
     for text in overrides:
         key = split_override(text)[0]
         full = SHORT.get(key, key)

@@ -18,13 +18,13 @@ from inlearn.lab.config import RunBase, compose, identity, restored, stored
 from inlearn.lab.execution import differences, interrupts, run_log, segment
 from inlearn.lab.opened import Run
 from inlearn.lab.sink import FolderSink, Progress
-from inlearn.lab.start import carry_over, parent_checkpoint
+from inlearn.lab.start import carry_over, parent_reference
 from inlearn.runs.checkpoints import CheckpointStore
-from inlearn.runs.folder import RunFolder
+from inlearn.runs.folder import RunFolder, check_same
 from inlearn.runs.lease import Lease
-from inlearn.runs.metrics import truncate
+from inlearn.runs.metrics import read_lines, truncate
 from inlearn.runs.trajectory import Trajectory
-from inlearn.training.loop import Outcome, train
+from inlearn.training.loop import Outcome, Plan, train
 from inlearn.training.trainer import Trainer
 
 Say = Callable[[str], None]
@@ -35,25 +35,32 @@ def start(study_name: str, overrides: Sequence[str], root: Path, say: Say = prin
     found = discovery.study(study_name)
     config = compose(found, overrides)
     built = build(config)
-    parent = parent_checkpoint(root, config.start) if config.start else None
-    content = identity(config, found, built.study.fingerprints(), parent.reference if parent else None)
+    parent = parent_reference(root, config.start) if config.start else None
+    content = identity(config, found, built.study.fingerprints(), parent)
     document = stored(config, content)
-    # A model that cannot be built is refused before a folder is made for it.
+    # A model that cannot be built, or a parent that does not fit, is refused before a folder is made for it.
     trainer = build_trainer(built)
-    carried = carry_over(trainer, parent) if parent else None
+    begun = CheckpointStore(root / document["id"]).steps()
+    carried = carry_over(trainer, root, parent) if parent and not begun else None
     source = found.source.read_bytes() if found.source else None
     folder = RunFolder.create(root, document["id"], document, study_document(built, found), config.name, source)
     return carry_out(folder, built, trainer, carried, say)
 
 
 def resume(reference: str, overrides: Sequence[str], root: Path, say: Say = print) -> Run:
-    """Go on with a run, by default to where it was last asked to go; `overrides` may only change what is not hashed."""
+    """Go on with a run, by default to where it was last asked to go; `overrides` may only change what is not hashed.
+
+    Raises `UserError` where the same request would be another run today: other numerics, data or source.
+    """
     folder = RunFolder.open(root, reference)
-    config = restored(study_of(folder), folder.config, overrides)
+    found = study_of(folder)
+    config = restored(found, folder.config, overrides)
     built = build(config)
+    content = identity(config, found, built.study.fingerprints(), config.start)
+    check_same(folder.path, {"config": content}, study_document(built, found))
     trainer = build_trainer(built)
-    parent = parent_checkpoint(folder.path.parent, config.start) if config.start and not _has_begun(folder) else None
-    carried = carry_over(trainer, parent) if parent else None
+    begun = CheckpointStore(folder.path).steps()
+    carried = carry_over(trainer, folder.path.parent, config.start) if config.start and not begun else None
     return carry_out(folder, built, trainer, carried, say)
 
 
@@ -85,10 +92,6 @@ def study_document(built: Built, found: discovery.FoundStudy) -> dict[str, Any]:
     }
 
 
-def _has_begun(folder: RunFolder) -> bool:
-    return bool(CheckpointStore(folder.path).steps())
-
-
 def carry_out(folder: RunFolder, built: Built, trainer: Trainer, carried: Mapping[str, Any] | None, say: Say) -> Run:
     """Train `folder`'s run under its lease, from its last good checkpoint to `training.until`."""
     config = built.config
@@ -96,7 +99,9 @@ def carry_out(folder: RunFolder, built: Built, trainer: Trainer, carried: Mappin
         before = _take_up(folder, trainer, log.warning)
         progress, last = trainer.progress, config.training.last
         done = progress.ended is not None or progress.step >= last
-        if done and folder.status.state in ("finished", "failed"):
+        if progress.failed:
+            raise RunFailed(f"run {folder.id} failed: {progress.ended}")
+        if done and folder.status.state == "finished":
             why = f": {progress.ended}" if progress.ended else ""
             say(f"run {folder.id} is at step {progress.step:,} already{why}")
             return Run(folder)
@@ -119,7 +124,7 @@ def carry_out(folder: RunFolder, built: Built, trainer: Trainer, carried: Mappin
             f"{progress.step:,}",
             f"{last:,}",
         )
-        outcome = _train(folder, built, trainer, evaluator, lease, log.info)
+        outcome = _train(folder, built, trainer, evaluator, lease, log.info, resumed=before is not None)
         if outcome.state == "failed":
             raise RunFailed(f"run {folder.id} failed: {outcome.reason}")
         if outcome.state == "interrupted":
@@ -138,6 +143,11 @@ def _take_up(folder: RunFolder, trainer: Trainer, say: Say) -> dict[str, Any] | 
     """Load the last good checkpoint into `trainer`; its manifest, or None where the run has not begun."""
     loaded = CheckpointStore(folder.path).load_last_good(say)
     if loaded is None:
+        if any(line["step"] for line in read_lines(folder.path / "metrics.jsonl")):
+            raise EnvironmentFault(
+                f"{folder.path} has metrics of a run under way and no checkpoint; put its checkpoints folder back, "
+                "or delete the run folder to train from the start"
+            )
         return None
     checkpoint, manifest = loaded
     trainer.load(checkpoint.weights, checkpoint.optimiser, checkpoint.state)
@@ -147,8 +157,9 @@ def _take_up(folder: RunFolder, trainer: Trainer, say: Say) -> dict[str, Any] | 
 def _cut(folder: RunFolder, lengths: Mapping[str, int]) -> None:
     """Cut away what was written after the checkpoint: it will be written again, the same."""
     truncate(folder.path / "metrics.jsonl", lengths["metrics.jsonl"])
-    if "trajectory" in lengths:
-        Trajectory.open(folder.path / "trajectory").truncate(lengths["trajectory"])
+    if (folder.path / "trajectory").exists():
+        # A checkpoint from before a trajectory was asked for knows no rows of it.
+        Trajectory.open(folder.path / "trajectory").truncate(lengths.get("trajectory", 0))
 
 
 def _begin(folder: RunFolder, evaluator: Evaluator, carried: Mapping[str, Any] | None) -> None:
@@ -167,12 +178,16 @@ def _begin(folder: RunFolder, evaluator: Evaluator, carried: Mapping[str, Any] |
 def _remember(folder: RunFolder, config: RunBase) -> None:
     """Keep what this invocation asked for beside the identity, so that the next resume goes to the same end."""
     document = stored(config, folder.config["config"])
+    for key in ("name", "tags"):  # not naming a run again does not take its name away
+        document["unhashed"][key] = document["unhashed"][key] or folder.config["unhashed"][key]
     if document["unhashed"] != folder.config["unhashed"]:
         write_json(folder.path / "config.json", document)
         folder.__dict__.pop("config", None)
 
 
-def _train(folder: RunFolder, built: Built, trainer: Trainer, evaluator: Evaluator, lease: Lease, say: Say) -> Outcome:
+def _train(
+    folder: RunFolder, built: Built, trainer: Trainer, evaluator: Evaluator, lease: Lease, say: Say, resumed: bool
+) -> Outcome:
     config = built.config
     predict = predictor(trainer.model, built.study.tasks["train"], built.device, config.precision)
 
@@ -185,11 +200,12 @@ def _train(folder: RunFolder, built: Built, trainer: Trainer, evaluator: Evaluat
     progress = Progress(trainer.progress.step, config.training.last, say)
     folder.set_status("running", trainer.progress.step)
     sink = FolderSink(folder, lease, config.record.rolling, dense, progress)
-    sink.tidy(trainer)  # of what a kill left between a checkpoint and its tidying
+    # What a kill left between a checkpoint and its tidying.
+    sink.tidy(trainer, Plan(config.training, config.record).checkpoints)
     outcome, began = Outcome("failed", "an error ended it"), time.monotonic()
     try:
         with interrupts() as interrupted:
-            outcome = train(trainer, built.tasks, config.record, evaluate, sink, interrupted)
+            outcome = train(trainer, built.tasks, config.record, evaluate, sink, interrupted, resumed)
     except KeyboardInterrupt:
         outcome = Outcome("interrupted")
         raise

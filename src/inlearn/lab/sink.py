@@ -56,22 +56,22 @@ class FolderSink:
                 self._set_rolling([*self._rolling(), progress.step])
             content = Checkpoint(progress.step, trainer.weights(), trainer.optimiser_state(), progress.as_dict())
             self.checkpoints.save(content, lengths)
-        self.tidy(trainer)
+        self.tidy(trainer, kept)
         self.folder.set_status("running", progress.step)
         self.saved_at = time.monotonic()
         log.debug("checkpoint at step %d", progress.step)
 
-    def tidy(self, trainer: Trainer) -> None:
+    def tidy(self, trainer: Trainer, kept: frozenset[int]) -> None:
         """Point at the best, and drop earlier checkpoints that are on no schedule and were only there for safety."""
         best = trainer.progress.best
         if best is not None and best != self.checkpoints.best():
             self.checkpoints.set_best(**best)
-        spared, there = {trainer.progress.step, best["step"] if best else None}, self.checkpoints.steps()
-        rolling = self._rolling()
+        rolling, there = self._rolling(), self.checkpoints.steps()
+        spared = {trainer.progress.step, best["step"] if best else None}
+        left = [step for step in rolling if step in there and step in spared and step not in kept]
         for step in rolling:
-            if step in there and step not in spared:
+            if step in there and step not in left and step not in kept:
                 self.checkpoints.remove(step)
-        left = [step for step in rolling if step in there and step in spared]
         if left != rolling:
             self._set_rolling(left)
 

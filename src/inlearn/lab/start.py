@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from inlearn.core.errors import UserError
 from inlearn.runs.checkpoints import CheckpointStore
 from inlearn.runs.folder import RunFolder
 from inlearn.training.trainer import Trainer
-
-
-@dataclass(frozen=True)
-class Parent:
-    """`reference` is the checkpoint as the child's identity holds it: the full id and the step's number."""
-
-    reference: str
-    weights: Mapping[str, Tensor]
 
 
 def resolve_step(store: CheckpointStore, run: str, which: str) -> int:
@@ -47,34 +36,31 @@ def split_reference(reference: str) -> tuple[str, str | None]:
     return (run, which) if at else (reference, None)
 
 
-def parent_checkpoint(root: Path, start: str) -> Parent:
+def parent_reference(root: Path, start: str) -> str:
+    """The parent as the child's identity holds it, id@step. A step given as a number need not be there any more."""
     run, which = split_reference(start)
     folder = RunFolder.open(root, run)
-    store = CheckpointStore(folder.path)
-    step = resolve_step(store, run, which or "last")
-    return Parent(f"{folder.id}@{step}", store.load(step).weights)
+    if which is not None and which.isdigit():
+        return f"{folder.id}@{int(which)}"
+    return f"{folder.id}@{resolve_step(CheckpointStore(folder.path), folder.id, which or 'last')}"
 
 
-def carry_over(trainer: Trainer, parent: Parent) -> dict[str, Any]:
+def carry_over(trainer: Trainer, root: Path, parent: str) -> dict[str, Any]:
     """Copy every parameter whose name and shape agree; the report says which were carried and which are fresh."""
+    run, step = split_reference(parent)
+    theirs = CheckpointStore(RunFolder.open(root, run).path).load(int(step)).weights
     own = dict(trainer.model.named_parameters())
-    carried = [
-        name for name, value in own.items() if name in parent.weights and parent.weights[name].shape == value.shape
-    ]
+    carried = [name for name, value in own.items() if name in theirs and theirs[name].shape == value.shape]
     if not carried:
-        raise UserError(f"start={parent.reference}: no parameter of that checkpoint fits this model by name and shape")
+        raise UserError(f"start={parent}: no parameter of that checkpoint fits this model by name and shape")
     with torch.no_grad():
         for name in carried:
-            own[name].copy_(parent.weights[name])
-    reshaped = {
-        name: [list(parent.weights[name].shape), list(own[name].shape)]
-        for name in own
-        if name in parent.weights and name not in carried
-    }
+            own[name].copy_(theirs[name])
+    reshaped = [name for name in own if name in theirs and name not in carried]
     return {
-        "parent": parent.reference,
+        "parent": parent,
         "carried": carried,
         "fresh": [name for name in own if name not in carried],
-        "other_shape": reshaped,
-        "left_behind": [name for name in parent.weights if name not in own],
+        "other_shape": {name: [list(theirs[name].shape), list(own[name].shape)] for name in reshaped},
+        "left_behind": [name for name in theirs if name not in own],
     }

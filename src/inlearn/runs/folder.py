@@ -86,7 +86,7 @@ class RunFolder:
             if name is not None:
                 _check_name(root, name, id)
             if path.exists():
-                _check_same(path, config, study)
+                check_same(path, config, study)
             else:
                 for left in root.glob(f".{id}.*.aside"):  # we hold the lock, so whoever made it was killed
                     shutil.rmtree(left)
@@ -216,7 +216,8 @@ def _check_name(root: Path, name: str, id: str) -> None:
         raise UserError(f"name = {name}: already the name of run {owner}; choose another, or delete that run")
 
 
-def _check_same(path: Path, config: Mapping[str, Any], study: Mapping[str, Any]) -> None:
+def check_same(path: Path, config: Mapping[str, Any], study: Mapping[str, Any]) -> None:
+    """Raise `UserError`, naming the first key that differs, unless the folder at `path` was made for this request."""
     if not (path / "config.json").exists():
         raise UserError(f"{path} exists and is not a run folder: it holds no config.json")
     stored = RunFolder(path)

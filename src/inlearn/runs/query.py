@@ -84,14 +84,14 @@ def _row(run: RunFolder, name: str | None) -> dict[str, Any]:
     """One run's row; a run whose files are damaged is listed as such, it does not hide the others."""
     row: dict[str, Any] = dict.fromkeys(("study", "step", "reason", "seed", "model", "preset", "config"))
     try:
-        status, config = run.status, run.config["config"]
+        status, config, asked = run.status, run.config["config"], run.config.get("unhashed", {})
         model = config.get("model")
         row |= {"state": status.state, "step": status.step, "reason": status.reason, "study": run.study["kind"]}
-        row |= {"seed": config.get("seed"), "model": model.get("kind") if isinstance(model, dict) else model}
         row |= {
-            "preset": run.config.get("unhashed", {}).get("preset", config.get("preset")),
-            "config": json.dumps(config),
+            "seed": asked.get("seed", config.get("seed")),
+            "model": model.get("kind") if isinstance(model, dict) else model,
         }
+        row |= {"preset": asked.get("preset", config.get("preset")), "config": json.dumps(config)}
     except (EnvironmentFault, FileNotFoundError) as error:
         row |= {"state": "damaged", "reason": str(error)}
     return {"id": run.id, "name": name} | row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
@@ -118,11 +119,33 @@ class Never(Config):
 
 Steps = Annotated[LogLinear | Every | Listed | Never, Field(discriminator="kind")]
 
-# ---------------------------------------------------------------- when to end
+# ---------------------------------------------------------------- what is watched, and when to end
+
+
+@dataclass(frozen=True)
+class Watched:
+    """One overall number of an evaluation, written set/measure or set/distance/reference."""
+
+    set: str
+    measure: str
+    reference: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Watched:
+        set_, _, rest = text.partition("/")
+        measure, _, reference = rest.partition("/")
+        return cls(set_, measure, reference or None)
+
+    def __str__(self) -> str:
+        return "/".join(part for part in (self.set, self.measure, self.reference) if part)
 
 
 class Stop(Config):
-    """A condition on an evaluation, looked at every `every` steps: a threshold, or no progress for `patience` looks."""
+    """A condition on one overall number of an evaluation set, looked at every `every` steps.
+
+    It holds once the number is `below` or `above` a threshold, or has not improved for `patience` looks (improving
+    is falling, or rising where `above` is given).
+    """
 
     set: str = "train"
     measure: str = "loss"
@@ -140,11 +163,16 @@ class Stop(Config):
             raise ValueError("measure=distance goes with reference=NAME, and no other measure does")
         return self
 
+    @property
+    def watched(self) -> Watched:
+        return Watched(self.set, self.measure, self.reference)
+
 
 class Phase(Config):
     """A leg of a curriculum: the study with `study` laid on it, for at most `steps` steps.
 
-    With `end`, the phase hands over as soon as the condition holds, and a phase that never reaches it ends the run.
+    With `end`, the phase hands over as soon as the condition holds (its steps are counted from the phase's start, and
+    its last step is always looked at), and a phase that never reaches it ends the run as failed.
     `optimiser=fresh` forgets the moments when the phase begins.
     """
 

@@ -13,9 +13,9 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from inlearn.core.contract import Task
-from inlearn.training.config import Phase, Record, Stop, Training
+from inlearn.training.config import Phase, Record, Stop, Training, Watched
 from inlearn.training.schedules import recorded_steps
-from inlearn.training.trainer import Diverged, Trainer
+from inlearn.training.trainer import Diverged, Progress, Trainer
 
 Line = Mapping[str, Any]
 Evaluate = Callable[[Sequence[str] | None], list[Line]]
@@ -51,23 +51,25 @@ def train(
     evaluate: Evaluate,
     sink: Sink,
     interrupted: Callable[[], bool] = lambda: False,
+    resumed: bool = False,
 ) -> Outcome:
-    """Train until `training.until`, a stop condition, an interrupt or a loss that is no number.
+    """Train until `training.until`, a stop condition, an interrupt, or a loss that is no number.
 
-    `tasks` has one training task a phase (one, when there are no phases).
+    `tasks` has one training task a phase (one, when there are no phases). `resumed` says that the trainer holds a
+    checkpoint, whose own lines are written already.
     """
     plan, progress = Plan(trainer.training, record), trainer.progress
-    if progress.step == 0 and progress.ended is None:
-        observe(trainer, plan, record, evaluate, sink)
-    while progress.step < plan.last and progress.ended is None:
-        trainer.update(tasks[progress.phase])
-        try:
+    try:
+        if not resumed:
             observe(trainer, plan, record, evaluate, sink)
-        except Diverged as error:
-            return Outcome("failed", f"{error}; the last good checkpoint is kept")
-        if interrupted() and progress.step < plan.last:
-            sink.checkpoint(trainer, plan.checkpoints)
-            return Outcome("interrupted")
+        while progress.step < plan.last and progress.ended is None:
+            trainer.update(tasks[progress.phase])
+            observe(trainer, plan, record, evaluate, sink)
+            if interrupted() and progress.step < plan.last and progress.ended is None:
+                save(trainer, plan, sink)
+                return Outcome("interrupted")
+    except Diverged as error:
+        return Outcome("failed", f"{error}; the last good checkpoint is kept")
     if progress.step not in plan.evaluations:
         # A look at the weights as they are. It comes after the checkpoint, so a longer run cuts it away again.
         for line in evaluate(None):
@@ -85,27 +87,23 @@ class Plan:
         self.trajectory = recorded_steps(record.trajectory, training.steps) if record.trajectory else frozenset()
 
 
+def save(trainer: Trainer, plan: Plan, sink: Sink) -> None:
+    """The only way to a checkpoint: nothing that is not finite is ever kept."""
+    trainer.check()
+    sink.checkpoint(trainer, plan.checkpoints)
+
+
 def observe(trainer: Trainer, plan: Plan, record: Record, evaluate: Evaluate, sink: Sink) -> None:
     """Everything that is written after an update (and before the first), in the order that resume relies on."""
     progress = trainer.progress
     step = progress.step
     if step and step % record.training == 0:
-        mean_loss = trainer.take_mean_loss()
-        rate = trainer.optimiser.param_groups[0]["lr"]
-        norm = float(trainer.gradient_norm)
-        sink.line(
-            {
-                "event": "training",
-                "step": step,
-                "loss": mean_loss,
-                "rate": rate,
-                "gradient_norm": norm,
-                "phase": progress.phase,
-            }
-        )
+        line = {"loss": trainer.take_mean_loss(), "rate": trainer.optimiser.param_groups[0]["lr"]}
+        line |= {"gradient_norm": float(trainer.gradient_norm), "phase": progress.phase}
+        sink.line({"event": "training", "step": step, **line})
     better = False
     if step in plan.evaluations:
-        trainer.check_losses()
+        trainer.check()
         lines = evaluate(None)
         for line in lines:
             sink.line({**line, "step": step})
@@ -115,24 +113,22 @@ def observe(trainer: Trainer, plan: Plan, record: Record, evaluate: Evaluate, si
         sink.trajectory(step, trainer.flat.values.detach())
     ends = step == plan.last or progress.ended is not None
     if step in plan.checkpoints or better or ends or sink.overdue():
-        trainer.check_losses()
-        sink.checkpoint(trainer, plan.checkpoints)
+        save(trainer, plan, sink)
 
 
-def _value(lines: Sequence[Line], set_: str, measure: str, reference: str | None) -> float | None:
-    wanted = (set_, measure, reference, [])
+def _value(lines: Sequence[Line], watched: Watched) -> float | None:
+    """The watched number among evaluation lines; None where it is not there or not finite."""
+    wanted = (watched.set, watched.measure, watched.reference, [])
     found = (x for x in lines if (x["set"], x["measure"], x["reference"], x["by"]) == wanted)
     return next((line["mean"][0] for line in found), None)
 
 
-def _is_best(progress: Any, best: str | None, lines: Sequence[Line]) -> bool:
-    """Whether this evaluation is the lowest of `record.best`, written set/measure or set/distance/reference."""
+def _is_best(progress: Progress, best: str | None, lines: Sequence[Line]) -> bool:
+    """Whether this evaluation is the lowest by `record.best` so far. The untrained model never is the best."""
     if best is None or progress.step == 0:
         return False
-    set_, _, rest = best.partition("/")
-    measure, _, reference = rest.partition("/")
-    value = _value(lines, set_, measure, reference or None)
-    if value is None or (progress.best is not None and value >= progress.best["value"]):
+    value, before = _value(lines, Watched.parse(best)), progress.best
+    if value is None or (before is not None and before["measure"] == best and value >= before["value"]):
         return False
     progress.best = {"step": progress.step, "value": value, "measure": best}
     return True
@@ -143,42 +139,53 @@ def _is_best(progress: Any, best: str | None, lines: Sequence[Line]) -> bool:
 
 def _look_at_conditions(trainer: Trainer, evaluate: Evaluate) -> None:
     training, progress = trainer.training, trainer.progress
-    if training.stop is not None and (reason := _holds(training.stop, "run", progress, evaluate)):
+    stop = training.stop
+    due = stop is not None and progress.step and progress.step % stop.every == 0
+    if due and (reason := _holds(stop, "run", trainer, evaluate)):
         progress.ended = f"stopped early: {reason}"
-        return
-    if not training.phases:
-        return
-    phase: Phase = training.phases[progress.phase]
+    elif training.phases:
+        _look_at_phase(trainer, training.phases[progress.phase], evaluate)
+
+
+def _look_at_phase(trainer: Trainer, phase: Phase, evaluate: Evaluate) -> None:
+    """Hand over to the next phase, or end the run, when this phase's condition holds or its steps are used up."""
+    training, progress = trainer.training, trainer.progress
     inside = progress.step - progress.phase_start
-    reached = phase.end is not None and _holds(phase.end, f"phase {progress.phase}", progress, evaluate)
-    if not reached and inside < phase.steps:
+    complete = inside == phase.steps
+    reason = None
+    if phase.end is not None and inside and (complete or inside % phase.end.every == 0):
+        reason = _holds(phase.end, f"phase {progress.phase}", trainer, evaluate)
+    if not complete and reason is None:
         return
-    if phase.end is not None and not reached:
+    if phase.end is not None and reason is None:
         progress.failed = True
         progress.ended = f"phase {progress.phase} did not reach its end condition within {phase.steps} steps"
     elif progress.phase + 1 < len(training.phases):
         following = training.phases[progress.phase + 1]
         trainer.begin_phase(progress.phase + 1, following.optimiser == "fresh")
-    elif reached and progress.step < training.steps:
-        progress.ended = f"finished early: {reached}"
+    elif progress.step < training.steps:
+        progress.ended = f"finished early: {reason or 'every phase is complete'}"
 
 
-def _holds(stop: Stop, name: str, progress: Any, evaluate: Evaluate) -> str | None:
+def _holds(stop: Stop, name: str, trainer: Trainer, evaluate: Evaluate) -> str | None:
     """Why the condition holds now, or None. What patience remembers lives in `progress`, hence in checkpoints."""
-    if progress.step == 0 or progress.step % stop.every:
-        return None
-    value = _value(evaluate([stop.set]), stop.set, stop.measure, stop.reference)
-    what = f"{stop.set}/{stop.measure}" + (f"/{stop.reference}" if stop.reference else "")
+    trainer.check()
+    value = _value(evaluate([stop.set]), stop.watched)
     if value is None:
-        raise KeyError(f"{what} is not measured")
+        return None  # an infinite loss is no reason to stop: a one-hot mistake has one
     if stop.below is not None and value < stop.below:
-        return f"{what} = {value:.4g} is below {stop.below:g}"
+        return f"{stop.watched} = {value:.4g} is below {stop.below:g}"
     if stop.above is not None and value > stop.above:
-        return f"{what} = {value:.4g} is above {stop.above:g}"
-    if stop.patience is not None:
-        memory = progress.looks.setdefault(name, {"best": value, "since": 0})
-        better = value > memory["best"] if stop.above is not None else value < memory["best"]
-        memory.update({"best": value, "since": 0} if better else {"since": memory["since"] + 1})
-        if memory["since"] >= stop.patience:
-            return f"{what} has not improved on {memory['best']:.4g} for {stop.patience} looks"
+        return f"{stop.watched} = {value:.4g} is above {stop.above:g}"
+    if stop.patience is None:
+        return None
+    memory = trainer.progress.looks.get(name)
+    rising = stop.above is not None
+    if memory is None or (value > memory["best"] if rising else value < memory["best"]):
+        memory = {"best": value, "since": 0}
+    else:
+        memory = {**memory, "since": memory["since"] + 1}
+    trainer.progress.looks[name] = memory
+    if memory["since"] >= stop.patience:
+        return f"{stop.watched} has not improved on {memory['best']:.4g} for {stop.patience} looks"
     return None

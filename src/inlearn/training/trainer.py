@@ -14,17 +14,12 @@ from inlearn.core.device import autocast
 from inlearn.core.draws import Address, StreamSeeds
 from inlearn.models.flat import FlatParameters
 from inlearn.models.forward import outputs_at_scored
-from inlearn.models.leaves import set_dropout
 from inlearn.training.config import SGD, AdamW, Training
 from inlearn.training.schedules import rate_factor
 
 
 class Diverged(RuntimeError):
-    """The loss stopped being a number. `step` is the update (counted from 1) whose loss it was."""
-
-    def __init__(self, step: int, value: float):
-        super().__init__(f"the loss is {value} at step {step}")
-        self.step = step
+    """The loss or the weights stopped being numbers; the message names the update, counted from 1."""
 
 
 @dataclass
@@ -62,7 +57,7 @@ class Trainer:
         self.gradient_norm = torch.zeros((), device=device)  # of the last update, before clipping
         # Losses since the last training line stay on the device, so that no step waits for a number.
         self.losses_kept = losses_kept
-        self.losses = torch.zeros(losses_kept, device=device)
+        self.losses = torch.zeros(losses_kept, device=device, dtype=self.flat.values.dtype)
         self.pending = 0
 
     def _new_optimiser(self) -> torch.optim.Optimizer:
@@ -89,12 +84,11 @@ class Trainer:
         batch = task.sample(Address(self.seeds, "data", step), self.training.batch).to(self.device)
         total = batch.weights.sum()
         self.flat.zero()
-        mean_loss = torch.zeros((), device=self.device)
+        mean_loss = self.losses.new_zeros(())
         rows = batch.rows // parts
         for first in range(0, batch.rows, rows):
             part = batch if parts == 1 else batch.part(first, rows)
-            set_dropout(self.model, Address(self.seeds, "dropout", step), first)
-            loss = self._loss(task, part) / total
+            loss = self._loss(task, part, first) / total
             loss.backward()
             mean_loss += loss.detach()
         self.gradient_norm = torch.linalg.vector_norm(self.flat.gradients)
@@ -107,15 +101,18 @@ class Trainer:
         self.pending += 1
         self.progress.step += 1
 
-    def _loss(self, task: Task, batch: Batch) -> Tensor:
-        """The weighted sum of losses at scored positions; dividing by the whole batch's weight makes it the mean."""
+    def _loss(self, task: Task, batch: Batch, first: int) -> Tensor:
+        """The weighted sum of losses at scored positions; dividing by the whole batch's weight makes it the mean.
+
+        `first` is the row of the whole batch that `batch` begins with: its rows drop out as they do there.
+        """
         space = task.interface.outputs
+        dropout = Address(self.seeds, "dropout", self.progress.step)
         with autocast(self.device, self.precision):
-            outputs = outputs_at_scored(self.model, batch)
+            outputs = outputs_at_scored(self.model, batch, dropout, first)
         outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
-        return (
-            space.loss(space.prediction(outputs), batch.at_scored(batch.targets)) * batch.at_scored(batch.weights)
-        ).sum()
+        losses = space.loss(space.prediction(outputs), batch.at_scored(batch.targets))
+        return (losses * batch.at_scored(batch.weights)).sum()
 
     def rate(self) -> float:
         return self.training.rate * rate_factor(self.training.schedule, self.progress.step, self.training.steps)
@@ -127,8 +124,18 @@ class Trainer:
         losses = self.losses[: self.pending].cpu()
         if not (finite := torch.isfinite(losses)).all():
             bad = int((~finite).nonzero()[0])
-            raise Diverged(self.progress.step - self.pending + bad + 1, float(losses[bad]))
+            step = self.progress.step - self.pending + bad + 1
+            raise Diverged(f"the loss is {float(losses[bad])} at step {step}")
         return losses
+
+    def check(self) -> None:
+        """Raise `Diverged` unless everything that a checkpoint would keep is finite.
+
+        Loss n is computed before update n, so it does not vouch for the weights that update n made.
+        """
+        self.check_losses()
+        if not torch.isfinite(self.flat.values).all():
+            raise Diverged(f"the weights are not finite after step {self.progress.step}")
 
     def take_mean_loss(self) -> float:
         mean = float(self.check_losses().double().mean())
@@ -165,7 +172,7 @@ class Trainer:
         # The cadence of training lines may have changed since: there must be room for what waits and what comes.
         waiting = optimiser["losses"].to(self.device)
         self.pending = len(waiting)
-        self.losses = torch.cat((waiting, torch.zeros(self.losses_kept, device=self.device)))
+        self.losses = torch.cat((waiting, waiting.new_zeros(self.losses_kept)))
         self.progress = Progress(**progress)
 
 

@@ -114,7 +114,7 @@ class Dataset(Source):
 
     Epoch e is a random order of them, addressed by e. Training step t holds places t·batch .. (t+1)·batch - 1 of the
     epochs laid end to end, so an epoch may end inside a step. `batch` is the rows of a whole step, which a rank
-    or a micro-batch that asks for fewer cannot tell.
+    or a micro-batch that asks for fewer cannot tell. One step at a time: a step of shape (S,) is refused.
     """
 
     seeds: StreamSeeds
@@ -123,6 +123,8 @@ class Dataset(Source):
 
     def indices(self, at: Address, rows: int, first: int = 0) -> Tensor:
         """(rows,) int64: which of the dataset's sequences the rows of this address are."""
+        if isinstance(at.step, Tensor) and at.step.dim():
+            raise ValueError("a finite set of sequences draws one step at a time")
         step = int(at.step)
         if step and self.batch is None:
             raise ValueError("a finite set of sequences needs the training batch: build(seeds, batch=...)")
