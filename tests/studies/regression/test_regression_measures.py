@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
 from inlearn.core.contract import Measure, Vectors
 from inlearn.core.draws import Address
+from inlearn.lab.config import Seeds
 from inlearn.studies.regression import measures as m
 from inlearn.studies.regression.config import RegressionConfig
 from inlearn.studies.regression.study import RegressionStudy
 
 SPACE = Vectors(1)
-ONE_SEED = SimpleNamespace(init=2, task=2, data=2, noise=2, dropout=2, chain=2, eval=2)
+ONE_SEED = Seeds().following(2)
 HERE = Address(ONE_SEED, "eval")
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,12 +9,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from inlearn.core.draws import Address
+from inlearn.lab.config import Seeds
 from inlearn.studies.regression import references as r
 from inlearn.studies.regression.config import RegressionConfig
 from inlearn.studies.regression.quantities import ridge_floor, ridge_floor_at, ridge_floors, ridge_loss, zero_loss
 from inlearn.studies.regression.tasks import Gaussian, Source, task_vectors
 
-ALL_SEEDS = SimpleNamespace(init=1, task=1, data=1, noise=1, dropout=1, chain=1, eval=1)
+ALL_SEEDS = Seeds().following(1)
 EVAL = Address(ALL_SEEDS, "eval")
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 
 from inlearn.core.contract import Task
+from inlearn.lab.config import Seeds
 from inlearn.studies.regression.config import RegressionConfig
 from inlearn.studies.regression.study import RegressionStudy
 
-SOME_SEEDS = SimpleNamespace(init=3, task=3, data=3, noise=3, dropout=3, chain=3, eval=3)
+SOME_SEEDS = Seeds().following(3)
 
 
 def study_from(tree: dict) -> RegressionStudy:

