@@ -135,3 +135,54 @@ def test_a_study_that_cannot_be_imported_says_why(command, tmp_path):
     (tmp_path / "empty.py").write_text("x = 1\n")
     status, _, err = command("run", str(tmp_path / "empty.py"))
     assert status == 2 and "must define exactly one Config" in err
+
+
+HINTS = [
+    (["widht=32"], "unknown key 'widht'; did you mean 'model.width'?"),
+    (["modle.width=32"], "did you mean 'model.width'?"),
+    (
+        ['training.phases=[{"step":100}]'],
+        "unknown key 'training.phases.0.step'; did you mean 'training.phases.0.steps'?",
+    ),
+    (["seed=-1"], "seed = -1"),
+    (["seed=99999999999999999999999"], "seed = 99999999999999999999999"),
+    (["task.count=1000000000000"], "task.count = 1000000000000"),
+    (["model.width=1000000000"], "model.width = 1000000000"),
+    (["training.batch=1000000000"], "training.batch = 1000000000"),
+    (["task.examples=1000000000"], "task.examples = 1000000000"),
+    (["evaluation.rows=1000000000"], "evaluation.rows = 1000000000"),
+    (["name=" + "x" * 300], "expected up to 100 letters"),
+]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"), HINTS, ids=lambda value: value[0][:24] if isinstance(value, list) else ""
+)
+def test_hints_and_limits(command, overrides, words):
+    status, _, err = command("run", "regression", *overrides)
+    assert status == 2 and words in err, err
+
+
+def test_a_runs_folder_that_is_a_file(command, tmp_path):
+    (tmp_path / "file").write_text("")
+    status, _, err = command("ls", runs=tmp_path / "file")
+    assert status == 2 and "expected a folder, found a file" in err
+    assert "no runs in" in command("ls", runs=tmp_path / "nowhere")[2]
+    assert command("table", "")[0] == 2
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("return LookupStudy()", "return None", "build() returned NoneType; expected a Study"),
+        ("share = config.queries\n", "share = config.queris\n", "line 51: AttributeError"),
+    ],
+)
+def test_a_mistake_in_a_users_study_names_its_line(command, lookup, tmp_path, old, new, words):
+    text = Path(lookup).read_text()
+    assert old in text
+    (tmp_path / "mine.py").write_text(text.replace(old, new, 1))
+    status, _, err = command("run", str(tmp_path / "mine.py"), "preset=small")
+    assert status == 2 and words.partition(": ")[2] in err and "Traceback" not in err, err
+    if "line" in words:
+        assert "mine.py, line " in err

@@ -420,3 +420,51 @@ def test_a_finite_dataset_comes_once_an_epoch(tiny, tmp_path):
     ]
     losses = table.set_index("set")["mean"]
     assert losses["train"] < 0.5 * losses["heldout"]
+
+
+def test_a_gutted_or_edited_run_is_told(tiny, tmp_path, monkeypatch, capsys):
+    """No checkpoints, damaged weights after an evaluation was kept, a config.json that was edited, a missing one."""
+    import shutil
+
+    from inlearn.cli.main import main
+    from inlearn.core.errors import EnvironmentFault
+    from inlearn.lab.opened import Run
+    from inlearn.runs.verify import verify
+
+    runs = [start("regression", [*tiny, f"seed={seed}"], tmp_path, quiet) for seed in range(3)]
+    assert [verify(run.folder) for run in runs] == [[], [], []]
+    shutil.rmtree(runs[0].path / "checkpoints")
+    assert any("no checkpoint of step 60" in problem for problem in verify(runs[0].folder))
+
+    runs[1].checkpoint(60).evaluate()
+    weights = runs[1].path / "checkpoints" / "000000060" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(EnvironmentFault, match="damaged"):
+        runs[1].checkpoint(60).evaluate()
+
+    config = runs[2].path / "config.json"
+    config.write_text(config.read_text().replace('"width": 16', '"width": 32'))
+    with pytest.raises(EnvironmentFault, match=r"config\.json of run .* was changed"):
+        resume(runs[2].id, [], tmp_path, quiet)
+    config.unlink()
+    with pytest.raises(EnvironmentFault, match="is missing"):
+        _ = Run(runs[2].folder.__class__(runs[2].path)).config
+    monkeypatch.setattr("sys.argv", ["inlearn", "ls", "--runs", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        main()
+    listed = capsys.readouterr().out
+    assert "damaged" in listed and all(run.id in listed for run in runs)
+
+
+def test_in_context_scores_have_errors_and_gain_sets_no_overall_loss(tiny, tmp_path):
+    run = start("regression", changed(tiny, "task.examples=4", "training.steps=10"), tmp_path, quiet)
+    table = run.evaluations
+    scores = table[(table["measure"] == "icl_1_4") & (table["learner"] == "zero") & (table["set"] == "train")]
+    assert len(scores) == 1 and 0 < scores["se"].iloc[0] < 10
+    gains = table[(table["set"] == "input_gains") & (table["by"] == "")]
+    assert set(gains["measure"]) == {"loss_scaled", "prediction_norm_ratio"}
+
+
+def test_a_run_may_be_named_on_resume(tiny, tmp_path):
+    run = start("regression", [*tiny, "training.until=2"], tmp_path, quiet)
+    assert resume(run.id, ["name=later", "training.until=3"], tmp_path, quiet).folder.name == "later"

@@ -37,20 +37,18 @@ def complete_overrides(ctx: typer.Context, incomplete: str) -> list[str]:
         return []
     if incomplete.startswith("preset="):
         return [f"preset={name}" for name in study.presets if name.startswith(incomplete[7:])]
-    root = config.run_config(study.config)
-    keys = _keys(root) | {key.removeprefix("study.") for key in _keys(root) if key.startswith("study.")}
-    return sorted(f"{key}=" for key in {*keys, "preset", *config.SHORT} if key.startswith(incomplete))
+    keys = config.dotted_keys(config.run_config(study.config))
+    keys |= {key.removeprefix("study.") for key in keys} | {"preset", *config.SHORT}
+    return sorted(f"{key}=" for key in keys if key.startswith(incomplete))
 
 
-def _keys(config: Any, prefix: str = "") -> set[str]:
-    from inlearn.core.configuration import variants
+def a_folder(path: Path) -> Path:
+    """Refuse a runs folder that is a file, before a verb trips over it."""
+    if path.exists() and not path.is_dir():
+        from inlearn.core.errors import UserError
 
-    found = set()
-    for name, field in config.model_fields.items():
-        found.add(prefix + name)
-        for variant in variants(field.annotation):
-            found |= _keys(variant, f"{prefix}{name}.")
-    return found
+        raise UserError(f"--runs {path}: expected a folder, found a file")
+    return path
 
 
 Study = Annotated[str, typer.Argument(help="A study's name, or a file of your own.", autocompletion=complete_studies)]
@@ -61,7 +59,8 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", autocompletion=complete_overrides, show_default=False)
 ]
 Root = Annotated[
-    Path, typer.Option("--runs", envvar="INLEARN_RUNS", help="The folder that holds the runs.", show_default=True)
+    Path,
+    typer.Option("--runs", envvar="INLEARN_RUNS", help="The folder that holds the runs.", callback=a_folder),
 ]
 RUNS = Path("runs")
 
@@ -77,7 +76,9 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: st
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(*columns, title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    for place, name in enumerate(columns):  # the first column names things: it is never cut or folded
+        table.add_column(name, no_wrap=place == 0, overflow="fold")
     for row in rows:
         table.add_row(*(number(value) for value in row))
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 240
@@ -91,8 +92,8 @@ def number(value: Any) -> str:
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, float) and not value.is_integer():
-        return f"{value:.4g}"
-    if isinstance(value, int | float):
-        return f"{value:,.0f}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if value.is_integer() and abs(value) < 1e15 else f"{value:.4g}"
     return str(value)

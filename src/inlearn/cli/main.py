@@ -72,6 +72,9 @@ def _status(error: Exception) -> int | None:
 
     if isinstance(error, UserError):
         return 2
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error) or "out of memory" in str(error):
+        error.args = (f"not enough memory for what was asked: {str(error).splitlines()[0]}",)
+        return 1
     if isinstance(error, EnvironmentFault) or (isinstance(error, OSError) and error.errno in MACHINE_FAULTS):
         return 1
     return None

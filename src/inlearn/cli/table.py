@@ -26,6 +26,6 @@ def table(
     elif form == "markdown":
         print("| " + " | ".join(answer.columns) + " |\n|" + " --- |" * len(answer.columns))
         for row in answer.itertuples(index=False):
-            print("| " + " | ".join(number(value) for value in row) + " |")
+            print("| " + " | ".join(number(value).replace("|", "\\|") for value in row) + " |")
     else:
         print_table(list(answer.columns), answer.itertuples(index=False))

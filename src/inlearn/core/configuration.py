@@ -158,14 +158,16 @@ def resolve(root: type[C], tree: Mapping[str, Any]) -> C:
 
 
 def _explain(root: type[Config], tree: Mapping[str, Any], error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
+    errors = error.errors(include_url=False)
+    # A misspelt key is told before the missing one that it was meant to be.
+    first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
     key = _dotted(tree, first["loc"])
     if first["type"] == "extra_forbidden":
         parent, _, name = key.rpartition(".")
         known = _fields_at(root, tree, parent.split(".") if parent else [])
         return str(unknown("key", name, known, f"{parent}." if parent else ""))
     # A union of a number and a word fails once a member; name them together.
-    reasons = [e["msg"] for e in error.errors(include_url=False) if _dotted(tree, e["loc"]) == key]
+    reasons = [e["msg"] for e in errors if _dotted(tree, e["loc"]) == key]
     wanted = " or ".join(
         dict.fromkeys(r.removeprefix("Value error, ").removeprefix("Input should be ") for r in reasons)
     )
@@ -193,13 +195,18 @@ def _dotted(tree: Any, location: Sequence[str | int]) -> str:
 
 
 def _fields_at(root: type[Config], tree: Any, path: Sequence[str]) -> list[str]:
-    config = root
+    config, options = root, [root]
     for name in path:
-        tree = tree.get(name) if isinstance(tree, Mapping) else None
-        field = config.model_fields.get(name)
-        options = variants(field.annotation) if field else []
+        if isinstance(tree, Sequence) and name.isdigit():  # a place in a list: its members' class is known already
+            tree = tree[int(name)]
+        else:
+            field = config.model_fields.get(name)
+            tree = tree.get(name) if isinstance(tree, Mapping) else None
+            annotation = field.annotation if field else Config
+            members = typing.get_args(annotation) if typing.get_origin(annotation) is tuple else (annotation,)
+            options = variants(members[0])
         kind = tree.get("kind") if isinstance(tree, Mapping) else None
-        config = next((o for o in options if kind_of(o) == kind), options[0] if options else Config)
+        config = next((option for option in options if kind_of(option) == kind), (options or [Config])[0])
     return list(config.model_fields)
 
 

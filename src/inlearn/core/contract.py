@@ -237,8 +237,9 @@ class Bound:
 class Measure:
     """`value(batch, space, prediction)` gives one number a scored position (n,) or one a row (N,).
 
-    `by` lists the combinations of marks that slice it, beside the overall mean. `sets` limits it to named
-    evaluation sets (empty: all). Intervals count rows as independent unless `cluster` names a mark.
+    `by` lists the combinations of marks that slice it, beside the overall mean (`overall=False`: where such a mean
+    says nothing). `sets` limits it to named evaluation sets (empty: all). Intervals count rows as independent unless
+    `cluster` names a mark. The distances to reference learners are sliced as the measure called "loss" is.
     """
 
     name: str
@@ -248,23 +249,7 @@ class Measure:
     by: tuple[tuple[str, ...], ...] = ()
     sets: tuple[str, ...] = ()
     cluster: str | None = None
-
-
-@dataclass(frozen=True)
-class Derived:
-    """A figure computed from a measured table, such as an ICL score.
-
-    `value(levels, means)` receives the table of measure `of` sliced by `by` (levels is a list of tuples) and
-    returns {level of the result: value}; `result_by` names the marks of those levels. None: not applicable.
-    """
-
-    name: str
-    unit: str
-    formula: str
-    of: str
-    by: tuple[str, ...]
-    value: Callable[[Sequence[tuple[int, ...]], Sequence[float]], Mapping[tuple[int, ...], float] | None]
-    result_by: tuple[str, ...] = ()
+    overall: bool = True
 
 
 class Environment(Protocol):
@@ -287,7 +272,6 @@ class Study:
     tasks: Mapping[str, Task]
     measures: Sequence[Measure] = ()
     monitored: Sequence[str] = ("train",)
-    derived: Sequence[Derived] = ()
     bounds: Sequence[Bound] = ()
 
     @property

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from inlearn.core.contract import Batch, Derived, Measure, Study, Task
+from inlearn.core.contract import Batch, Measure, Study, Task
 from inlearn.core.device import autocast
 from inlearn.core.draws import Address, StreamSeeds
 from inlearn.core.errors import unknown
@@ -110,14 +110,14 @@ class Evaluator:
             for measure in measures:
                 values.setdefault((measure, None), []).append(measure.value(chunk.batch, space, prediction))
             for name, reference in chunk.references.items():
-                distance = Measure("distance", space.unit, "", _loss, loss.by, cluster=loss.cluster)
+                distance = replace(loss, name="distance", unit=space.unit)
                 values.setdefault((distance, name), []).append(space.divergence(reference, prediction))
             batches.append(chunk.batch)
         lines = []
         for (measure, reference), parts in values.items():
             for by, grouping in self._groupings(set_, measure, parts, batches):
                 lines.append(_line(set_, learner, measure, reference, by, grouping.summary(torch.cat(parts))))
-        return lines + _derived(self.study, lines)
+        return lines
 
     def _measures(self, set_: str) -> list[Measure]:
         found = [m for m in self.study.measures if not m.sets or set_ in m.sets]
@@ -138,7 +138,7 @@ class Evaluator:
             marks = [batch.marks[name] for batch in batches]
             return torch.cat([b.at_scored(m) if a_position else m for b, m in zip(batches, marks, strict=True)])
 
-        for by in ((), *measure.by):
+        for by in (*([()] if measure.overall else []), *measure.by):
             if not a_position and any(batches[0].marks[name].dim() > 1 for name in by):
                 continue  # a number a row has no position to be sliced by
             key = (set_, a_position, measure.cluster, by)
@@ -164,7 +164,7 @@ def _loss(batch: Batch, space: Any, prediction: Tensor) -> Tensor:
 
 
 def _line(
-    set_: str, learner: str, measure: Measure | Derived, reference: str | None, by: Sequence[str], summary: Summary
+    set_: str, learner: str, measure: Measure, reference: str | None, by: Sequence[str], summary: Summary
 ) -> dict[str, Any]:
     def finite(values: Sequence[float | None]) -> list[float | None]:
         """JSON knows no infinity: a one-hot prediction that is wrong has no finite loss, and no number is kept."""
@@ -183,21 +183,6 @@ def _line(
         "se": finite(summary.errors),
         "n": list(summary.counts),
     }
-
-
-def _derived(study: Study, lines: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    made = []
-    for derived in study.derived:
-        wanted = (derived.of, list(derived.by), None)
-        for line in (x for x in lines if (x["measure"], x["by"], x["reference"]) == wanted):
-            if None in line["mean"]:
-                continue  # a loss that is no number has no derived figure
-            result = derived.value([tuple(level) for level in line["at"]], line["mean"])
-            if result is not None:
-                count = len(result)
-                summary = Summary(list(result), list(result.values()), [None] * count, [sum(line["n"])] * count)
-                made.append(_line(line["set"], line["learner"], derived, None, derived.result_by, summary))
-    return made
 
 
 @dataclass(frozen=True)

@@ -30,11 +30,15 @@ class Built:
 
 
 def build_study(config: RunBase) -> Study:
-    return config.study.build(config.seeds.following(config.seed), config.training.batch)
+    """The live study. Torch's threads are set here, before anything computes: batched solves hung on two threads."""
+    torch.set_num_threads(config.execution.threads)
+    study = config.study.build(config.seeds.following(config.seed), config.training.batch)
+    if not isinstance(study, Study):
+        raise UserError(f"study {config.study.kind}: build() returned {type(study).__name__}; expected a Study")
+    return study
 
 
 def build(config: RunBase) -> Built:
-    torch.set_num_threads(config.execution.threads)
     devices.keep_freed_memory()
     study = build_study(config)
     tasks = [_phase_task(config, index, study.interface) for index in range(len(config.training.phases))]
@@ -76,8 +80,7 @@ def _check_names(config: RunBase, study: Study) -> None:
         known = {
             "loss",
             "distance",
-            *(m.name for m in study.measures if not m.sets or set_ in m.sets),
-            *(d.name for d in study.derived if not d.result_by),
+            *(m.name for m in study.measures if m.overall and (not m.sets or set_ in m.sets)),
         }
         if measure not in known:
             raise UserError(f"{key}: '{measure}' is not measured on '{set_}'; known: {', '.join(sorted(known))}")

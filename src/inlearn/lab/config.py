@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from functools import cache
 from typing import Annotated, Any, Literal, Union
 
 from pydantic import Field, PositiveInt, create_model, field_validator
 
-from inlearn.core.configuration import Config, assign, digest, kind_of, merge, resolve, split_override
-from inlearn.core.errors import UserError, unknown
+from inlearn.core.configuration import Config, assign, digest, kind_of, merge, resolve, split_override, variants
+from inlearn.core.errors import EnvironmentFault, UserError, unknown
 from inlearn.lab import discovery
 from inlearn.training.config import Record, Training
 
@@ -22,16 +23,19 @@ NUMERICS = 1
 """Raised whenever our code changes what a run computes (a test of stored losses forces it): old ids stay apart."""
 
 
+Seed = Annotated[int, Field(ge=0, lt=1 << 63)]
+
+
 class Seeds(Config):
     """One seed a stream. Streams follow `seed` unless given; `eval` is the same for every run, so it has its own."""
 
-    init: int | None = None
-    task: int | None = None
-    data: int | None = None
-    noise: int | None = None
-    dropout: int | None = None
-    chain: int | None = None
-    eval: int = 0
+    init: Seed | None = None
+    task: Seed | None = None
+    data: Seed | None = None
+    noise: Seed | None = None
+    dropout: Seed | None = None
+    chain: Seed | None = None
+    eval: Seed = 0
 
     def following(self, seed: int) -> Seeds:
         return Seeds(**{name: seed if value is None else value for name, value in self.model_dump().items()})
@@ -49,7 +53,7 @@ class RunBase(Config):
     """What every run has, whatever its study."""
 
     training: Training = Training()
-    seed: int = 0
+    seed: Seed = 0
     seeds: Seeds = Seeds()
     precision: Literal["float32", "bfloat16", "float64"] = "float32"
     start: str | None = None
@@ -109,7 +113,22 @@ def _full_key(key: str, root: type[Config]) -> str:
     study = root.model_fields["study"].annotation
     if first in study.model_fields:
         return f"study.{key}"
-    raise unknown("key", key, {*root.model_fields, *study.model_fields, *SHORT, "preset"})
+    nested = {name.removeprefix("study.") for name in dotted_keys(root)}
+    same_end = [name for name in nested if get_close_matches(key, [name.rpartition(".")[2]], 1, 0.75)]
+    if "." not in key and same_end:
+        raise UserError(f"unknown key '{key}'; did you mean '{min(same_end, key=len)}'?")
+    near = nested if "." in key else {*root.model_fields, *study.model_fields}
+    raise unknown("key", key, {*near, *SHORT, "preset"})
+
+
+def dotted_keys(config: type[Config], prefix: str = "") -> set[str]:
+    """Every key that can be set below a configuration, through all variants of its choices."""
+    found = set()
+    for name, field in config.model_fields.items():
+        found.add(prefix + name)
+        for variant in variants(field.annotation):
+            found |= dotted_keys(variant, f"{prefix}{name}.")
+    return found
 
 
 def _refuse_repeats(pairs: Sequence[tuple[str, str]]) -> None:
@@ -150,14 +169,15 @@ def stored(config: RunBase, content: Mapping[str, Any]) -> dict[str, Any]:
 def restored(study: discovery.FoundStudy, document: Mapping[str, Any], overrides: Sequence[str] = ()) -> RunBase:
     """The configuration that `stored` wrote, with `overrides` of what is not hashed (until, record, execution)."""
     asked, unhashed = document["config"], document["unhashed"]
+    if digest(asked) != document["id"]:
+        raise EnvironmentFault(f"config.json of run {document['id']} was changed: it now reads as run {digest(asked)}")
     tree = {key: asked[key] for key in ("study", "model", "precision", "seeds", "start")}
     tree |= {"training": {**asked["training"], "until": unhashed["until"]}}
     tree |= {key: unhashed[key] for key in UNHASHED if key in unhashed}
     for text in overrides:
         key = split_override(text)[0]
         full = SHORT.get(key, key)
-        if full != "training.until" and full.partition(".")[0] not in ("record", "execution", "tags"):
-            raise UserError(
-                f"{key} is part of what the run is; on resume only training.until, record.* and execution.* may change"
-            )
+        if full != "training.until" and full.partition(".")[0] not in ("record", "execution", "name", "tags"):
+            allowed = "training.until, record.*, execution.*, name or tags"
+            raise UserError(f"{key} is part of what the run is; on resume change {allowed}")
     return compose(study, overrides, tree)

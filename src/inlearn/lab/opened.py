@@ -107,11 +107,13 @@ class Checkpoint:
         chosen = list(run.study.monitored if sets is None else sets)
         for name in chosen:
             run.evaluator.task(name)
+        store = checkpoints.CheckpointStore(run.path)
+        store.load(self.step)  # a damaged checkpoint has no numbers, kept ones neither
         asked = {
             "analysis": "evaluation",
             "numerics": NUMERICS,
             "run": run.id,
-            "step": self.step,
+            "weights": store.manifest(self.step)["files"]["weights.safetensors"]["sha256"],
             "sets": chosen,
             "device": device,
         }

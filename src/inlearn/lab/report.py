@@ -106,7 +106,7 @@ def _formulas(run: Run) -> pd.DataFrame:
             "formula": "mean divergence of the model from the learner at scored positions",
         }
     ]
-    rows += [r for r in (*study["measures"], *study["derived"]) if r["name"] not in {x["name"] for x in rows}]
+    rows += study["measures"]
     seen: dict[str, dict[str, Any]] = {}
     for row in rows:
         seen.setdefault(row["name"], row)
@@ -148,6 +148,9 @@ def differing_keys(runs: Sequence[Run]) -> dict[str, list[str]]:
 # ---------------------------------------------------------------- other pages
 
 
+COMPARED = "One line a run, over training. Lines across are ideal learners', where all runs share them."
+
+
 def write_comparison(path: Path, runs: Sequence[Run]) -> Path:
     """One page with the runs' curves together; seeds of one configuration stay separate lines."""
     names = {run.id: run.folder.name or run.id for run in runs}
@@ -156,16 +159,20 @@ def write_comparison(path: Path, runs: Sequence[Run]) -> Path:
         raise UserError(f"runs of different studies share no axis: {', '.join(sorted(kinds))}")
     table = pd.concat([evaluation_table(run.folder) for run in runs], ignore_index=True)
     shared = set.intersection(*(set(run.folder.study["monitored"]) for run in runs))
-    caption = "Each run's evaluation loss over training; horizontal lines are the ideal learners'."
-    sections = [
-        Section(f"Loss on {name}", caption, training.runs_over_training(table, "loss", name, names))
-        for name in runs[0].folder.study["monitored"]
-        if name in shared
-    ]
+    sections = []
+    for name in (name for name in runs[0].folder.study["monitored"] if name in shared):
+        # Sets whose plain loss has no overall mean (one over gains would be the largest gain's) have a scaled one.
+        overall = table[(table["set"] == name) & (table["by"] == "") & (table["learner"] == "model")]["measure"]
+        measure = next((m for m in ("loss", "loss_scaled") if m in set(overall)), None)
+        if measure is not None:
+            title = f"{measure.replace('_', ' ').capitalize()} on {name}"
+            sections.append(Section(title, COMPARED, training.runs_over_training(table, measure, name, names)))
     keys = differing_keys(runs)
     rows = [{"key": key, **dict(zip(names.values(), values, strict=True))} for key, values in keys.items()]
     tables = [("What differs", pd.DataFrame(rows)), ("Numbers at the last evaluation", final_numbers(runs))]
     summary = f"{len(runs)} runs of {kinds.pop()}: {', '.join(names.values())}. They differ in {len(keys)} keys."
+    if problems := [key for key in keys if key.startswith("study.") and not key.startswith("study.evaluation")]:
+        summary += f"\n\nThese runs solve different problems ({', '.join(problems)}): their losses are not comparable."
     write_page(path, path.parent / f"{path.stem}-figures", "Comparison", summary, sections, (), tables)
     return path
 

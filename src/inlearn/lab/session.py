@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from inlearn.core.errors import EnvironmentFault
+from inlearn.core.errors import EnvironmentFault, UserError
 from inlearn.core.files import write_bytes, write_json
 from inlearn.evaluation.evaluate import Evaluator, predictor
 from inlearn.lab import discovery
@@ -33,6 +35,11 @@ Say = Callable[[str], None]
 def start(study_name: str, overrides: Sequence[str], root: Path, say: Say = print) -> Run:
     """Make the run that is asked for, or take up the one that is there, and train it to where it is asked to go."""
     found = discovery.study(study_name)
+    with blamed_on(found.source):
+        return _start(found, overrides, root, say)
+
+
+def _start(found: discovery.FoundStudy, overrides: Sequence[str], root: Path, say: Say) -> Run:
     config = compose(found, overrides)
     built = build(config)
     parent = parent_reference(root, config.start) if config.start else None
@@ -54,7 +61,14 @@ def resume(reference: str, overrides: Sequence[str], root: Path, say: Say = prin
     """
     folder = RunFolder.open(root, reference)
     found = study_of(folder)
+    with blamed_on(found.source):
+        return _resume(folder, found, overrides, say)
+
+
+def _resume(folder: RunFolder, found: discovery.FoundStudy, overrides: Sequence[str], say: Say) -> Run:
     config = restored(found, folder.config, overrides)
+    if config.name is not None:
+        folder.claim_name(config.name)
     built = build(config)
     content = identity(config, found, built.study.fingerprints(), config.start)
     check_same(folder.path, {"config": content}, study_document(built, found))
@@ -62,6 +76,20 @@ def resume(reference: str, overrides: Sequence[str], root: Path, say: Say = prin
     begun = CheckpointStore(folder.path).steps()
     carried = carry_over(trainer, folder.path.parent, config.start) if config.start and not begun else None
     return carry_out(folder, built, trainer, carried, say)
+
+
+@contextlib.contextmanager
+def blamed_on(source: Path | None) -> Iterator[None]:
+    """Turn an error that comes out of a user's own study file into one sentence with its line."""
+    try:
+        yield
+    except (UserError, EnvironmentFault):
+        raise
+    except Exception as error:
+        lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if source and Path(f.filename) == source]
+        if not lines:
+            raise
+        raise UserError(f"{source}, line {lines[-1]}: {type(error).__name__}: {error}") from error
 
 
 def study_of(folder: RunFolder) -> discovery.FoundStudy:
@@ -82,7 +110,6 @@ def study_document(built: Built, found: discovery.FoundStudy) -> dict[str, Any]:
             name: {k: list(v) for k, v in task.labels.items()} for name, task in study.tasks.items() if task.labels
         },
         "measures": [{k: getattr(m, k) for k in describe} for m in study.measures],
-        "derived": [{k: getattr(d, k) for k in describe} for d in study.derived],
         "references": [
             {"set": set_, "name": r.name, "mechanism": r.mechanism}
             for set_ in study.monitored
@@ -102,8 +129,13 @@ def carry_out(folder: RunFolder, built: Built, trainer: Trainer, carried: Mappin
         if progress.failed:
             raise RunFailed(f"run {folder.id} failed: {progress.ended}")
         if done and folder.status.state == "finished":
-            why = f": {progress.ended}" if progress.ended else ""
-            say(f"run {folder.id} is at step {progress.step:,} already{why}")
+            where = f"run {folder.id} is at step {progress.step:,} already"
+            if progress.ended is not None:
+                say(f"{where}: {progress.ended}")
+            elif progress.step < config.training.steps:
+                say(f"{where}; {resume_command(folder)} training.until=none goes on")
+            else:
+                say(where)
             return Run(folder)
         if before:
             _cut(folder, before["lengths"])
@@ -114,7 +146,7 @@ def carry_out(folder: RunFolder, built: Built, trainer: Trainer, carried: Mappin
         folder.add_segment(now)
         evaluator = Evaluator(built.study, config.seeds)
         if not before:
-            _begin(folder, evaluator, carried)
+            _begin(folder, evaluator, carried, log.warning)
         log.info(
             "run %s: %s, %s parameters, on %s, steps %s to %s",
             folder.id,
@@ -162,7 +194,7 @@ def _cut(folder: RunFolder, lengths: Mapping[str, int]) -> None:
         Trajectory.open(folder.path / "trajectory").truncate(lengths.get("trajectory", 0))
 
 
-def _begin(folder: RunFolder, evaluator: Evaluator, carried: Mapping[str, Any] | None) -> None:
+def _begin(folder: RunFolder, evaluator: Evaluator, carried: Mapping[str, Any] | None, say: Say) -> None:
     """Write what comes before the first step, on a folder that nothing was learned in: leftovers of a kill go."""
     (folder.path / "metrics.jsonl").unlink(missing_ok=True)
     if (folder.path / "trajectory").exists():
@@ -173,6 +205,9 @@ def _begin(folder: RunFolder, evaluator: Evaluator, carried: Mapping[str, Any] |
     )
     if carried is not None:
         write_json(folder.path / "carried.json", carried)
+        taken, fresh = len(carried["carried"]), carried["fresh"]
+        names = f"; fresh: {', '.join(fresh[:4])}{' …' if len(fresh) > 4 else ''}" if fresh else ""
+        say(f"{taken} of {taken + len(fresh)} parameters come from {carried['parent']}{names} (carried.json)")
 
 
 def _remember(folder: RunFolder, config: RunBase) -> None:

@@ -31,8 +31,8 @@ class TransformerConfig(Config):
     """
 
     kind: Literal["transformer"] = "transformer"
-    width: PositiveInt = 64
-    layers: PositiveInt = 2
+    width: int = Field(64, gt=0, le=1 << 16)
+    layers: int = Field(2, gt=0, le=1 << 10)
     heads: PositiveInt = 4
     kv_heads: PositiveInt | None = None
     mlp: int | None = Field(None, ge=0)

@@ -26,7 +26,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from inlearn.core.errors import UserError
+from inlearn.core.errors import EnvironmentFault, UserError
 from inlearn.core.files import (
     machine_faults,
     new_folder,
@@ -42,7 +42,7 @@ from inlearn.runs.locking import exclusive
 State = Literal["new", "running", "interrupted", "failed", "finished"]
 
 ID = re.compile(r"[0-9a-f]{12}")
-NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")
 PREFIX_LENGTH = 4  # the shortest beginning of an id that stands for it
 
 
@@ -139,18 +139,24 @@ class RunFolder:
 
     # ------------------------------------------------------------ reading and writing
 
+    def _read(self, name: str) -> Any:
+        try:
+            return read_json(self.path / name)
+        except FileNotFoundError:
+            raise EnvironmentFault(f"{self.path / name} is missing: this run folder is not whole") from None
+
     @cached_property
     def config(self) -> dict[str, Any]:
-        return read_json(self.path / "config.json")
+        return self._read("config.json")
 
     @cached_property
     def study(self) -> dict[str, Any]:
-        return read_json(self.path / "study.json")
+        return self._read("study.json")
 
     @property
     def status(self) -> Status:
         """As last written; a run that says it is running while nobody holds its lease was interrupted."""
-        status = Status(**read_json(self.path / "status.json"))
+        status = Status(**self._read("status.json"))
         if status.state == "running" and lease_holder(self.path) is None:
             return Status(
                 "interrupted", status.step, "the process ended without a word: killed, or the machine stopped"
@@ -206,7 +212,7 @@ def _names_lock(root: Path) -> Iterator[None]:
 
 def _check_name(root: Path, name: str, id: str) -> None:
     if not NAME.fullmatch(name):
-        raise UserError(f"name = {name}: expected letters, digits and _ . - beginning with none of . and -")
+        raise UserError(f"name = {name}: expected up to 100 letters, digits and _ . - beginning with none of . and -")
     if ID.fullmatch(name):
         raise UserError(f"name = {name}: expected something that does not read as a run's id (12 hexadecimal digits)")
     path = root / ".names" / name

@@ -45,7 +45,10 @@ def query(root: Path, sql: str) -> pd.DataFrame:
         connection.execute("SET enable_external_access = false")
         connection.execute("SET lock_configuration = true")
         try:
-            return connection.execute(sql).df()
+            answer = connection.execute(sql)
+            if answer is None or answer.description is None:
+                raise UserError("SQL: there is no query in it")
+            return answer.df()
         except duckdb.Error as error:
             raise UserError(f"SQL: {str(error).splitlines()[0]}") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,6 +76,10 @@ def _trajectory(run: RunFolder) -> tuple[int | None, list[str]]:
 
 def _checkpoints(run: RunFolder, rows: int | None) -> Iterator[str]:
     store = CheckpointStore(run.path)
+    with contextlib.suppress(EnvironmentFault, FileNotFoundError):  # told by `_files`
+        status, steps = run.status, store.steps()
+        if status.step and (not steps or (status.state == "finished" and steps[-1] != status.step)):
+            yield f"{store.path} holds no checkpoint of step {status.step}, which status.json says was reached"
     for step in store.steps(complete=False):
         try:
             store.load(step)

@@ -187,7 +187,7 @@ class Training(Config):
 
     steps: PositiveInt = 10_000
     until: PositiveInt | None = None
-    batch: PositiveInt = 256
+    batch: Annotated[int, Field(gt=0, le=1 << 24)] = 256
     accumulate: PositiveInt = 1
     optimiser: Optimiser = Adam()
     rate: PositiveFloat = 1e-3

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from inlearn.core.contract import Measure, Vectors
+from inlearn.core.contract import Batch, Measure, Vectors
 from inlearn.core.draws import Address
 from inlearn.lab.config import Seeds
 from inlearn.studies.regression import measures as m
@@ -114,25 +114,32 @@ def test_a_batch_that_splits_a_probe_is_refused():
             m.effective_weights(batch, torch.zeros(rows, 1))
 
 
-# ---------------------------------------------------------------- derived figures
+# ---------------------------------------------------------------- in-context scores
+
+
+def answered(errors: torch.Tensor, gain: torch.Tensor | None = None) -> tuple[Batch, torch.Tensor]:
+    """A batch and answers whose squared errors are `errors` (N, K)."""
+    rows, examples = errors.shape
+    marks = {} if gain is None else {"gain": gain}
+    batch = Batch(
+        torch.zeros(rows, examples, 1), torch.zeros(rows, examples, 1), torch.ones(rows, examples), marks=marks
+    )
+    return batch, errors.sqrt().reshape(-1, 1)
 
 
 def test_in_context_scores_are_differences_of_positions():
-    losses = [10.0 - k for k in range(8)]
-    levels = [(k,) for k in range(8)]
-    scores = {d.name: d.value(levels, losses) for d in m.in_context_scores(8)}
-    assert scores == {"icl_1_4": {(): -3.0}, "icl_4_8": {(): -4.0}, "icl_1_8": {(): -7.0}}
-    assert [d.name for d in m.in_context_scores(16)][3:] == ["icl_8_16", "icl_1_16"]
+    batch, answers = answered(torch.tensor([[10.0 - k for k in range(8)], [20.0 - 2 * k for k in range(8)]]).double())
+    scores = {score.name: score.value(batch, Vectors(1), answers) for score in m.in_context_scores(8)}
+    assert scores["icl_1_4"].tolist() == pytest.approx([-3.0, -6.0])
+    assert scores["icl_4_8"].tolist() == pytest.approx([-4.0, -8.0])
+    assert scores["icl_1_8"].tolist() == pytest.approx([-7.0, -14.0])
+    assert [score.name for score in m.in_context_scores(16)][3:] == ["icl_8_16", "icl_1_16"]
     assert m.in_context_scores(3) == []
-    assert m.in_context_scores(8)[0].value([(0,), (1,)], [1.0, 2.0]) is None
 
 
-def test_gain_scores_divide_by_the_gain_or_have_its_square_divided():
-    levels = [(gain, k) for gain in range(2) for k in range(3)]
-    losses = [9.0, 5.0, 3.0, 100.0, 50.0, 20.0]
-    scaled, published = m.gain_scores((3.0, 10.0), 3)
-    assert published.value(levels, losses) == {(0,): -2.0, (1,): -8.0}
-    assert (published.of, scaled.of) == ("loss", "loss_scaled")
-    assert scaled.value(levels, [x / g for x, g in zip(losses, [9] * 3 + [100] * 3, strict=True)]) == pytest.approx(
-        {(0,): -6 / 9, (1,): -0.8}
-    )
+def test_gain_scores_divide_by_the_gain_or_its_square():
+    errors = torch.tensor([[9.0, 5.0, 3.0], [100.0, 50.0, 20.0]]).double()
+    batch, answers = answered(errors, torch.tensor([0, 1]))
+    scaled, published = (score.value(batch, Vectors(1), answers).tolist() for score in m.gain_scores((3.0, 10.0), 3))
+    assert published == pytest.approx([-2.0, -8.0])
+    assert scaled == pytest.approx([-6 / 9, -0.8])

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from inlearn.core.draws import StreamSeeds
     from inlearn.studies.regression.study import RegressionStudy
 
-Count = Annotated[int, Field(ge=1, le=1 << 31)] | Literal["inf"]
+Count = Annotated[int, Field(ge=1, le=1 << 26)] | Literal["inf"]
 
 
 class TaskConfig(Config):
@@ -23,8 +23,8 @@ class TaskConfig(Config):
     sequences training ever sees; they then come round once an epoch.
     """
 
-    dimension: PositiveInt = 4
-    examples: PositiveInt = 8
+    dimension: Annotated[int, Field(gt=0, le=1 << 14)] = 4
+    examples: Annotated[int, Field(gt=0, le=1 << 16)] = 8
     count: Count = "inf"
     noise_variance: NonNegativeFloat = 0.125
     prior_variance: PositiveFloat = 1.0
@@ -56,7 +56,7 @@ class EvaluationConfig(Config):
     `probe_rows`: sequences whose effective weight is read out. `memory`: MiB that the dMMSE may work in.
     """
 
-    rows: PositiveInt = 1024
+    rows: Annotated[int, Field(gt=0, le=1 << 26)] = 1024
     gains: tuple[PositiveFloat, ...] = Field(default=(3.0, 5.0, 10.0, 100.0), min_length=1)
     gain_rows: PositiveInt = 256
     probe_rows: PositiveInt = 64

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from inlearn.core.contract import Batch, Derived, Measure, Space
+from inlearn.core.contract import Batch, Measure, Space
 
 SEQUENCES = ("train", "heldout", "gaussian")
 GAINS = ("input_gains", "task_gains")
@@ -19,7 +19,6 @@ BY_GAIN = (("gain",),)
 BY_GAIN_AND_POSITION = (("gain",), ("gain", "position"))
 
 Value = Callable[[Batch, Space, Tensor], Tensor]
-Means = Mapping[tuple[int, ...], float]
 
 
 # ---------------------------------------------------------------- values, one a scored position or one a row
@@ -133,59 +132,59 @@ def measures(gains: Sequence[float], sweep: Sequence[float], power: Callable[[fl
 
 
 def _loss(by: tuple[tuple[str, ...], ...], sets: tuple[str, ...], cluster: str | None = None) -> Measure:
-    return Measure("loss", "squared error", "(ŷ - y)²", loss, by, sets, cluster)
+    """A mean over gains would be that of the largest, so sets with gains have none."""
+    return Measure("loss", "squared error", "(ŷ - y)²", loss, by, sets, cluster, overall="gain" not in sum(by, ()))
 
 
 def _prediction_norm(by: tuple[tuple[str, ...], ...], sets: tuple[str, ...], cluster: str | None = None) -> Measure:
-    return Measure("prediction_norm", "squared answer", "ŷ²", squared_answer, by, sets, cluster)
+    overall = "gain" not in sum(by, ())
+    return Measure("prediction_norm", "squared answer", "ŷ²", squared_answer, by, sets, cluster, overall)
 
 
-# ---------------------------------------------------------------- derived figures
+# ---------------------------------------------------------------- in-context scores
 
 
-def in_context_scores(examples: int) -> list[Derived]:
-    """I_{a:b} = loss at example b minus loss at example a (1-based): how much the examples between them helped."""
+def in_context_scores(examples: int) -> list[Measure]:
+    """I_{a:b} = loss at example b minus loss at example a (1-based): how much the examples between them helped.
+
+    Differences within a row, so their standard errors are paired.
+    """
     spans = ((1, 4), (4, 8), (1, 8), (8, 16), (1, 16))
     return [
-        Derived(
+        Measure(
             f"icl_{early}_{late}",
             "squared error",
             f"loss at example {late} - loss at example {early}",
-            "loss",
-            ("position",),
             _difference(early - 1, late - 1),
+            sets=SEQUENCES,
         )
         for early, late in spans
         if late <= examples
     ]
 
 
-def _difference(early: int, late: int) -> Callable[[Sequence[tuple[int, ...]], Sequence[float]], Means | None]:
-    def value(levels: Sequence[tuple[int, ...]], means: Sequence[float]) -> Means | None:
-        table = dict(zip(levels, means, strict=True))
-        if (early,) not in table or (late,) not in table:
-            return None
-        return {(): table[(late,)] - table[(early,)]}
+def _difference(early: int, late: int) -> Value:
+    def value(batch: Batch, space: Space, prediction: Tensor) -> Tensor:
+        errors = loss(batch, space, prediction).view(batch.rows, -1)
+        return errors[:, late] - errors[:, early]
 
     return value
 
 
-def gain_scores(gains: Sequence[float], examples: int) -> list[Derived]:
+def gain_scores(gains: Sequence[float], examples: int) -> list[Measure]:
     """I_{1:K} under each gain. The original divides by g; errors grow as g², so only that division compares gains."""
-    by, last = ("gain", "position"), examples - 1
 
-    def difference(levels: Sequence[tuple[int, ...]], means: Sequence[float]) -> dict[int, float]:
-        table = dict(zip(levels, means, strict=True))
-        return {gain: table[gain, last] - table[gain, 0] for gain, position in table if position == last}
+    def over(divisors: Sequence[float]) -> Value:
+        def value(batch: Batch, space: Space, prediction: Tensor) -> Tensor:
+            table = torch.tensor(divisors, dtype=torch.float64, device=prediction.device)
+            return _difference(0, examples - 1)(batch, space, prediction) / table[batch.marks["gain"]]
 
-    def scaled(levels: Sequence[tuple[int, ...]], means: Sequence[float]) -> Means:
-        return {(gain,): score for gain, score in difference(levels, means).items()}
+        return value
 
-    def published(levels: Sequence[tuple[int, ...]], means: Sequence[float]) -> Means:
-        return {(gain,): score / gains[gain] for gain, score in difference(levels, means).items()}
-
-    span = f"loss at example {examples} - loss at example 1"
+    span = f"(loss at example {examples} - loss at example 1)"
+    squares = [gain**2 for gain in gains]
+    kept = {"by": BY_GAIN, "sets": GAINS, "cluster": "sequence", "overall": False}
     return [
-        Derived("icl_gain", "squared error / gain²", f"({span}) / g²", "loss_scaled", by, scaled, ("gain",)),
-        Derived("icl_gain_published", "squared error / gain", f"({span}) / g", "loss", by, published, ("gain",)),
+        Measure("icl_gain", "squared error / gain²", f"{span} / g²", over(squares), **kept),
+        Measure("icl_gain_published", "squared error / gain", f"{span} / g", over(gains), **kept),
     ]

@@ -67,8 +67,8 @@ class RegressionStudy(Study):
         self.tasks["task_sweep"] = Gains(interface, fresh, SWEEP, "tasks")
         self.tasks["effective_weight"] = EffectiveWeight(interface, fresh, task.dimension**0.5)
 
-        self.measures = measures.measures(evaluation.gains, SWEEP, self._power)
-        self.derived = [
+        self.measures = [
+            *measures.measures(evaluation.gains, SWEEP, self._power),
             *measures.in_context_scores(task.examples),
             *measures.gain_scores(evaluation.gains, task.examples),
         ]
