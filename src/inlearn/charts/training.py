@@ -224,5 +224,7 @@ def runs_over_training(table: pd.DataFrame, measure: str, set: str, names: Mappi
     own = own[own["run"].isin(list(names))]
     alike = own.groupby("learner")["mean"].agg(lambda values: values.max() - values.min() <= 1e-9 * values.abs().max())
     floors, learners = learner_floors(own[own["learner"].isin(alike.index[alike.astype(bool)])])
-    styles = theme.series_styles(list(names.values())) | learners
+    # Colours tell the runs apart here, so the learners are grey and keep their dashes.
+    greys = {name: theme.Style(theme.GREY, style.dash) for name, style in learners.items()}
+    styles = theme.series_styles(list(names.values())) | greys
     return lines_over_training(pd.concat(each), styles, f"{theme.readable(measure)} ({tables.unit_of(rows)})", floors)
