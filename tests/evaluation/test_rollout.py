@@ -53,6 +53,23 @@ def test_a_transformer_says_the_same_with_and_without_its_cache():
         assert row == literal
 
 
+def test_a_studys_own_environment_answers_a_real_model(lookup):
+    """A table and a question: the environment forces symbol 0, lets the model say one, and ends the row."""
+    from inlearn.lab import discovery
+    from inlearn.lab.build import build_study
+    from inlearn.lab.config import compose
+
+    study = build_study(compose(discovery.study(lookup), ["preset=small"]))
+    (environment,) = study.environments().values()
+    model = TransformerConfig(width=16, layers=1, heads=2).build(Interface(Tokens(6), Tokens(4), 8))
+    initialise(model, Seeds().following(0))
+    prompts = [[1, 3, 4], [2, 0, 5]]
+    for row, prompt in zip(rollout(model.eval(), prompts, 8, environment), prompts, strict=True):
+        with torch.inference_mode():
+            said = int(model(torch.tensor([[*prompt, 0]]))[0][0, -1].argmax())
+        assert row == [*prompt, 0, said]
+
+
 def test_sampling_is_addressed():
     at = Address(Seeds().following(0), "eval", 0)
     choose = sampled(at)

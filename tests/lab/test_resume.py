@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -64,15 +63,6 @@ def spawn(root: Path, overrides: list[str]) -> subprocess.Popen:
     code = "from inlearn.cli.main import main; main()"
     command = [sys.executable, "-c", code, "run", "regression", *overrides, "--runs", str(root)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for(path: Path, process: subprocess.Popen) -> None:
-    for _ in range(3000):
-        if list(path.parent.glob(path.name)) if "*" in path.name else path.exists():
-            return
-        assert process.poll() is None, process.stderr.read()
-        time.sleep(0.02)
-    raise AssertionError(f"{path} never came")
 
 
 LONG = ("training.steps=2000", "record.rolling=0.05", 'record.checkpoints={"kind":"every","steps":100}',
@@ -171,7 +161,6 @@ def test_nothing_but_the_asked_for_is_left_in_a_finished_folder(tiny, tmp_path):
     best = run.checkpoint("best").step
     assert steps == {0, 15, 30, 45, 60, best}
     assert not list(run.path.rglob("*.aside")) and not (run.path / "lease.json").exists()
-    assert os.listdir(run.path / "checkpoints")
 
 
 def test_a_kill_after_the_last_checkpoint_but_before_the_end_is_settled(tiny, tmp_path, whole):

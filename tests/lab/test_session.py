@@ -179,10 +179,10 @@ def test_a_schedule_that_comes_to_hold_a_step_keeps_its_checkpoint(tiny, tmp_pat
 
 
 def test_a_trained_child_does_not_need_its_parents_checkpoint_any_more(tiny, tmp_path):
-    parent = start("regression", [*tiny, "training.until=20"], tmp_path, quiet)
+    parent = start("regression", [*tiny, "record.best=none", "training.until=20"], tmp_path, quiet)
     child = start("regression", [*tiny, f"start={parent.id}@20", "training.until=2"], tmp_path, quiet)
     resume(parent.id, ["training.until=25"], tmp_path, quiet)
-    assert 20 not in parent.steps or parent.checkpoint("best").step == 20
+    assert 20 not in parent.steps
     again = start("regression", [*tiny, f"start={parent.id}@20", "training.until=4"], tmp_path, quiet)
     assert again.id == child.id and again.folder.status.step == 4
 

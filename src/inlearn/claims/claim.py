@@ -12,8 +12,6 @@ from inlearn.core.configuration import Config, resolve
 from inlearn.core.errors import UserError
 from inlearn.lab import discovery
 
-Band = tuple[float, float]
-
 
 class Read(Config):
     """One number of a run's evaluation table. `at` gives the level of each mark, e.g. {position: 3}."""

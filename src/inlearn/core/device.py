@@ -11,13 +11,11 @@ import ctypes
 import os
 import platform
 import sys
-from typing import Literal
 
 import torch
 
 from inlearn.core.errors import UserError
 
-Name = Literal["auto", "cpu", "cuda", "mps", "xla"]
 NAMES = ("auto", "cpu", "cuda", "mps", "xla")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.float32, "float64": torch.float64}
 
