@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import PositiveInt
 
-from inlearn.core.configuration import Config
+from inlearn.core.configuration import StudyConfig
 
 if TYPE_CHECKING:
     from inlearn.core.contract import Study
 
 
-class LookupConfig(Config):
+class LookupConfig(StudyConfig):
     """Answering about cells of a table in the context."""
 
     kind: Literal["lookup"] = "lookup"

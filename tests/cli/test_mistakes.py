@@ -134,7 +134,7 @@ def test_a_study_that_cannot_be_imported_says_why(command, tmp_path):
     assert status == 2 and "cannot be imported: ModuleNotFoundError" in err
     (tmp_path / "empty.py").write_text("x = 1\n")
     status, _, err = command("run", str(tmp_path / "empty.py"))
-    assert status == 2 and "must define exactly one Config" in err
+    assert status == 2 and "must define exactly one StudyConfig" in err
 
 
 HINTS = [

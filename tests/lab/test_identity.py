@@ -19,7 +19,7 @@ def preset_ids() -> dict[str, str]:
     found = {}
     for kind, study in discovery.studies().items():
         for name in study.presets:
-            found[f"{kind}/{name}"] = digest(identity(compose(study, [f"preset={name}"]), study, {}, None))
+            found[f"{kind}/{name}"] = digest(identity(compose(study, [f"preset={name}"]), study, None))
     return found
 
 

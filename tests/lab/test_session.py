@@ -30,7 +30,7 @@ def run_id(*overrides: str) -> str:
     from inlearn.core.configuration import digest
 
     found = discovery.study("regression")
-    return digest(identity(compose(found, list(overrides)), found, {}, None))
+    return digest(identity(compose(found, list(overrides)), found, None))
 
 
 def test_what_is_part_of_the_identity_and_what_is_not():
@@ -378,7 +378,7 @@ def test_the_identity_of_a_users_study_holds_its_source(lookup, tmp_path):
     ids = set()
     for path in (lookup, str(changed)):
         found = discovery.study(path)
-        ids.add(json.dumps(identity(compose(found, ["preset=small"]), found, {}, None), sort_keys=True))
+        ids.add(json.dumps(identity(compose(found, ["preset=small"]), found, None), sort_keys=True))
     assert len(ids) == 2
 
 

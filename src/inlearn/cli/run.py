@@ -30,12 +30,8 @@ def _print_plan(study: str, overrides: list[str], runs: Root) -> None:
 
     from inlearn.lab import discovery
     from inlearn.lab.build import build
-    from inlearn.lab.config import compose, identity, stored
-    from inlearn.lab.start import parent_reference
+    from inlearn.lab.request import request
 
-    found = discovery.study(study)
-    config = compose(found, overrides)
-    built = build(config)
-    parent = parent_reference(runs, config.start) if config.start else None
-    document = stored(config, identity(config, found, built.study.fingerprints(), parent))
-    print(yaml.safe_dump(document, sort_keys=False).rstrip())
+    asked = request(discovery.study(study), overrides, runs)
+    build(asked.config)
+    print(yaml.safe_dump(asked.document, sort_keys=False).rstrip())

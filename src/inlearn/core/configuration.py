@@ -31,6 +31,21 @@ class Config(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
 
 
+class StudyConfig(Config):
+    """What the configuration of every study has beside its `kind`."""
+
+    def build(self, seeds: Any, batch: int | None = None) -> Any:
+        """The live study; `seeds` says one seed a stream, `batch` the rows of a training step."""
+        raise NotImplementedError
+
+    def fingerprints(self) -> Mapping[str, str]:
+        """Prepared data by name, as hashes of content: part of a run's identity, unlike the data's paths.
+
+        Asked for every run of a plan, so it reads a stored manifest and builds nothing. Imports no torch.
+        """
+        return {}
+
+
 # ---------------------------------------------------------------- what a field accepts
 
 

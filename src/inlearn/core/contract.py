@@ -293,10 +293,6 @@ class Study:
     def environments(self) -> Mapping[str, Environment]:
         return {}
 
-    def fingerprints(self) -> Mapping[str, str]:
-        """Prepared data by name, as hashes of content: part of a run's identity, unlike the data's paths."""
-        return {}
-
     def prepare(self, say: Callable[[str], None]) -> None:
         """Build whatever data the study needs before training; twice is as good as once."""
         say("nothing to prepare: every batch is drawn when it is needed")

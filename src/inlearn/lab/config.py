@@ -145,7 +145,7 @@ def _reads_as_axis(value: str) -> bool:
 # ---------------------------------------------------------------- identity
 
 
-def identity(config: RunBase, study: discovery.FoundStudy, fingerprints: Mapping[str, str], parent: str | None) -> dict:
+def identity(config: RunBase, study: discovery.FoundStudy, parent: str | None) -> dict:
     """The content whose canonical form's hash names the run: what was asked, never where or how fast."""
     asked = config.model_dump(mode="json", exclude=UNHASHED | {"start", "seeds", "training"})
     training = config.training.model_dump(mode="json", exclude={"until"})
@@ -155,7 +155,7 @@ def identity(config: RunBase, study: discovery.FoundStudy, fingerprints: Mapping
         "training": training,
         "seeds": config.seeds.following(config.seed).model_dump(),
         "start": parent,
-        "data": dict(fingerprints),
+        "data": dict(config.study.fingerprints()),
     }
     return content if study.fingerprint is None else {**content, "source": study.fingerprint}
 

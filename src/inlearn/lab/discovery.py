@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from inlearn.core.configuration import Config, kind_of
+from inlearn.core.configuration import Config, StudyConfig, kind_of
 from inlearn.core.errors import UserError, unknown
 
 
@@ -23,7 +23,7 @@ class FoundStudy:
     """A study by name: its configuration class, its presets, and the text of its file when a user brought it."""
 
     kind: str
-    config: type[Config]
+    config: type[StudyConfig]
     presets: Mapping[str, Mapping[str, Any]]
     folder: Path
     source: Path | None = None
@@ -42,7 +42,7 @@ def studies() -> dict[str, FoundStudy]:
         if not module.ispkg:
             continue
         name = f"inlearn.studies.{module.name}"
-        config = _only_config(importlib.import_module(f"{name}.config"))
+        config = _only_config(importlib.import_module(f"{name}.config"), StudyConfig)
         presets = getattr(importlib.import_module(f"{name}.presets"), "PRESETS", {})
         kind = kind_of(config)
         found[kind] = FoundStudy(kind, config, presets, Path(package.__path__[0]) / module.name)
@@ -54,7 +54,7 @@ def models() -> dict[str, type[Config]]:
     """Every `*_config.py` of `inlearn.models`."""
     package = importlib.import_module("inlearn.models")
     names = [m.name for m in pkgutil.iter_modules(package.__path__) if m.name.endswith("_config")]
-    configs = [_only_config(importlib.import_module(f"inlearn.models.{name}")) for name in names]
+    configs = [_only_config(importlib.import_module(f"inlearn.models.{name}"), Config) for name in names]
     return {kind_of(config): config for config in configs}
 
 
@@ -81,22 +81,24 @@ def _from_file(path: Path) -> FoundStudy:
             del sys.modules[name]
             raise UserError(f"study {path} cannot be imported: {type(error).__name__}: {error}") from error
     module = sys.modules[name]
-    config = _only_config(module)
+    config = _only_config(module, StudyConfig)
     return FoundStudy(kind_of(config), config, getattr(module, "PRESETS", {}), path.parent, path)
 
 
-def _only_config(module: ModuleType) -> type[Config]:
-    """The one configuration with a `kind` that is defined in `module` and can build something."""
+def _only_config(module: ModuleType, base: type[Config]) -> type[Any]:
+    """The one configuration of class `base` with a `kind` that is defined in `module` and can build something."""
     own = [
         v
         for v in vars(module).values()
         if isinstance(v, type)
-        and issubclass(v, Config)
+        and issubclass(v, base)
         and v.__module__ == module.__name__
         and kind_of(v)
         and hasattr(v, "build")
     ]
     if len(own) != 1:
         where = getattr(module, "__file__", module.__name__)
-        raise UserError(f"{where} must define exactly one Config with a kind and build(); it defines {len(own)}")
+        raise UserError(
+            f"{where} must define exactly one {base.__name__} with a kind and build(); it defines {len(own)}"
+        )
     return own[0]

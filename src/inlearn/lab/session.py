@@ -16,11 +16,12 @@ from inlearn.core.files import write_bytes, write_json
 from inlearn.evaluation.evaluate import Evaluator, predictor
 from inlearn.lab import discovery
 from inlearn.lab.build import Built, build, build_trainer
-from inlearn.lab.config import RunBase, compose, identity, restored, stored
+from inlearn.lab.config import RunBase, identity, restored, stored
 from inlearn.lab.execution import differences, interrupts, run_log, segment
 from inlearn.lab.opened import Run
+from inlearn.lab.request import request
 from inlearn.lab.sink import FolderSink, Progress
-from inlearn.lab.start import carry_over, parent_reference
+from inlearn.lab.start import carry_over
 from inlearn.runs.checkpoints import CheckpointStore
 from inlearn.runs.folder import RunFolder, check_same
 from inlearn.runs.lease import Lease
@@ -40,11 +41,9 @@ def start(study_name: str, overrides: Sequence[str], root: Path, say: Say = prin
 
 
 def _start(found: discovery.FoundStudy, overrides: Sequence[str], root: Path, say: Say) -> Run:
-    config = compose(found, overrides)
+    asked = request(found, overrides, root)
+    config, parent, document = asked.config, asked.parent, asked.document
     built = build(config)
-    parent = parent_reference(root, config.start) if config.start else None
-    content = identity(config, found, built.study.fingerprints(), parent)
-    document = stored(config, content)
     # A model that cannot be built, or a parent that does not fit, is refused before a folder is made for it.
     trainer = build_trainer(built)
     begun = CheckpointStore(root / document["id"]).steps()
@@ -70,7 +69,7 @@ def _resume(folder: RunFolder, found: discovery.FoundStudy, overrides: Sequence[
     if config.name is not None:
         folder.claim_name(config.name)
     built = build(config)
-    content = identity(config, found, built.study.fingerprints(), config.start)
+    content = identity(config, found, config.start)
     check_same(folder.path, {"config": content}, study_document(built, found))
     trainer = build_trainer(built)
     begun = CheckpointStore(folder.path).steps()

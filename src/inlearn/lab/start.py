@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from inlearn.core.errors import UserError
+from inlearn.lab.request import split_reference
 from inlearn.runs.checkpoints import CheckpointStore
 from inlearn.runs.folder import RunFolder
 from inlearn.training.trainer import Trainer
@@ -28,21 +29,6 @@ def resolve_step(store: CheckpointStore, run: str, which: str) -> int:
     if not which.isdigit():
         raise UserError(f"checkpoint '{which}' of run {run}: expected best, last or a step")
     return int(which)
-
-
-def split_reference(reference: str) -> tuple[str, str | None]:
-    """RUN@STEP into (run, step or None)."""
-    run, at, which = reference.rpartition("@")
-    return (run, which) if at else (reference, None)
-
-
-def parent_reference(root: Path, start: str) -> str:
-    """The parent as the child's identity holds it, id@step. A step given as a number need not be there any more."""
-    run, which = split_reference(start)
-    folder = RunFolder.open(root, run)
-    if which is not None and which.isdigit():
-        return f"{folder.id}@{int(which)}"
-    return f"{folder.id}@{resolve_step(CheckpointStore(folder.path), folder.id, which or 'last')}"
 
 
 def carry_over(trainer: Trainer, root: Path, parent: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from inlearn.core.configuration import Config
+from inlearn.core.configuration import Config, StudyConfig
 
 if TYPE_CHECKING:
     from inlearn.core.draws import StreamSeeds
@@ -63,7 +63,7 @@ class EvaluationConfig(Config):
     memory: PositiveInt = 256
 
 
-class RegressionConfig(Config):
+class RegressionConfig(StudyConfig):
     """In-context linear regression.
 
     `outputs` is what a model emits: "answer", one number, or "token", the published D+1 numbers of which only the
