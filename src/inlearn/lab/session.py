@@ -18,6 +18,7 @@ from inlearn.lab import discovery
 from inlearn.lab.build import Built, build, build_trainer
 from inlearn.lab.config import RunBase, identity, restored, stored
 from inlearn.lab.execution import differences, interrupts, run_log, segment
+from inlearn.lab.mirrors import mirrors_of
 from inlearn.lab.opened import Run
 from inlearn.lab.request import request
 from inlearn.lab.sink import FolderSink, Progress
@@ -233,7 +234,8 @@ def _train(
         dense = Trajectory(folder.path / "trajectory", trainer.flat.layout)
     progress = Progress(trainer.progress.step, config.training.last, say)
     folder.set_status("running", trainer.progress.step)
-    sink = FolderSink(folder, lease, config.record.rolling, dense, progress)
+    mirrors = mirrors_of(folder, config)
+    sink = FolderSink(folder, lease, config.record.rolling, dense, progress, mirrors)
     # What a kill left between a checkpoint and its tidying.
     sink.tidy(trainer, Plan(config.training, config.record).checkpoints)
     outcome, began = Outcome("failed", "an error ended it"), time.monotonic()
@@ -250,6 +252,8 @@ def _train(
         sink.close()
         folder.amend_segment(to_step=trainer.progress.step, seconds=round(time.monotonic() - began, 1))
         folder.set_status(outcome.state, trainer.progress.step, outcome.reason or "")
+        for mirror in mirrors:
+            mirror.end(outcome)
     return outcome
 
 

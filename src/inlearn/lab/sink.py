@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from inlearn.core.files import read_json, write_json
+from inlearn.lab.mirrors import Mirror
 from inlearn.runs.checkpoints import Checkpoint, CheckpointStore
 from inlearn.runs.folder import RunFolder
 from inlearn.runs.lease import Lease
@@ -25,12 +26,19 @@ class FolderSink:
     """`Sink` of the training loop over one run folder."""
 
     def __init__(
-        self, folder: RunFolder, lease: Lease, rolling: float, trajectory: Trajectory | None, progress: Progress
+        self,
+        folder: RunFolder,
+        lease: Lease,
+        rolling: float,
+        trajectory: Trajectory | None,
+        progress: Progress,
+        mirrors: Sequence[Mirror] = (),
     ):
         self.folder, self.lease, self.rolling, self.progress = folder, lease, rolling, progress
         self.metrics = MetricsWriter(folder.path / "metrics.jsonl")
         self.checkpoints = CheckpointStore(folder.path)
         self.dense = trajectory
+        self.mirrors = mirrors
         self.saved_at = time.monotonic()
 
     def line(self, line: Mapping[str, Any]) -> None:
@@ -38,6 +46,8 @@ class FolderSink:
         if line["event"] == "training":
             self.metrics.flush()
             self.progress.update(line["step"], line["loss"])
+        for mirror in self.mirrors:
+            mirror.line(line)
 
     def trajectory(self, step: int, row: Tensor) -> None:
         self.dense.append(step, row.cpu().float())
@@ -59,6 +69,8 @@ class FolderSink:
         self.tidy(trainer, kept)
         self.folder.set_status("running", progress.step)
         self.saved_at = time.monotonic()
+        for mirror in self.mirrors:
+            mirror.checkpoint(progress.step)
         log.debug("checkpoint at step %d", progress.step)
 
     def tidy(self, trainer: Trainer, kept: frozenset[int]) -> None:
