@@ -195,15 +195,21 @@ class _Fixed:
         return self.eval
 
 
-def predictor(model: nn.Module, task: Task, device: torch.device, precision: str = "float32") -> Predict:
-    """The model as a learner: no dropout, no gradients, predictions in float64 on the CPU."""
+def predictor(
+    model: nn.Module, task: Task, device: torch.device, precision: str = "float32", sharded: bool = False
+) -> Predict:
+    """The model as a learner: no dropout, no gradients, predictions in float64 on the CPU.
+
+    A `sharded` model (FSDP) keeps the memory that it gathers weights in, which must not be made for inference alone.
+    """
     space = task.interface.outputs
+    without_gradients = torch.no_grad if sharded else torch.inference_mode
 
     def predict(batch: Batch) -> Tensor:
         training, moved = model.training, batch.to(device)
         model.eval()
         try:
-            with torch.inference_mode(), autocast(device, precision):
+            with without_gradients(), autocast(device, precision):
                 outputs = outputs_at_scored(model, moved)
             return space.prediction(outputs.cpu().double())  # in this order: mps has no float64
         finally:

@@ -16,6 +16,8 @@ from inlearn.lab.config import RunBase
 from inlearn.models.initialise import initialise
 from inlearn.training.config import Watched
 from inlearn.training.loop import Plan
+from inlearn.training.parameters import Parallel
+from inlearn.training.ranks import ALONE, Ranks
 from inlearn.training.trainer import Trainer
 
 
@@ -26,7 +28,10 @@ class Built:
     config: RunBase
     study: Study
     tasks: Sequence[Task]  # one training task a phase
+    together: Sequence[int]  # of each: how many consecutive rows must never be parted
     device: torch.device
+    parallel: Parallel
+    ranks: Ranks
 
 
 def build_study(config: RunBase) -> Study:
@@ -38,23 +43,69 @@ def build_study(config: RunBase) -> Study:
     return study
 
 
-def build(config: RunBase) -> Built:
+def build(config: RunBase, ranks: Ranks = ALONE) -> Built:
+    """Everything checked before any step; `ranks` are the processes that share the run."""
     devices.keep_freed_memory()
+    parallel, device = _parallel(config, ranks), _device(config, ranks)
     study = build_study(config)
-    tasks = [_phase_task(config, index, study.interface) for index in range(len(config.training.phases))]
+    phases = [_phase_study(config, index, study.interface) for index in range(len(config.training.phases))]
+    legs = phases or [study]
     _check_names(config, study)
     Plan(config.training, config.record)  # a step that will never come is refused here
-    return Built(config, study, tasks or [study.tasks["train"]], devices.choose(config.execution.device))
+    tasks, together = [leg.tasks["train"] for leg in legs], [leg.rows_together("train") for leg in legs]
+    for rows in together:
+        _check_parts(config, rows, ranks)
+    return Built(config, study, tasks, together, device, parallel, ranks)
 
 
-def _phase_task(config: RunBase, index: int, interface: Interface) -> Task:
-    """The training task of one phase: the study's configuration with the phase's own laid on it."""
+def _parallel(config: RunBase, ranks: Ranks) -> Parallel:
+    asked = config.execution.parallel
+    if asked in ("ddp", "fsdp") and ranks.world == 1:
+        start = "torchrun --standalone --nproc-per-node 2 --no-python inlearn run …"
+        raise UserError(f"execution.parallel = {asked} needs several processes (`{start}`); expected auto for one")
+    if asked == "none" and ranks.world > 1:
+        raise UserError(f"execution.parallel = none, but {ranks.world} processes were started; expected ddp or fsdp")
+    return asked if asked != "auto" else "ddp" if ranks.world > 1 else "none"
+
+
+def _device(config: RunBase, ranks: Ranks) -> torch.device:
+    """The device of this process: with several, card number `local` of its machine."""
+    device = devices.choose(config.execution.device)
+    if ranks.world == 1:
+        return device
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"device = {config.execution.device}: several processes train on cpu or cuda alone")
+    if device.type == "cpu":
+        return device
+    if device.index is not None:
+        raise UserError(f"device = {config.execution.device}: {ranks.world} processes take a card each; expected cuda")
+    if ranks.local >= (cards := torch.cuda.device_count()):
+        raise UserError(f"process {ranks.local} on this machine has no card: there are {cards}, and each takes one")
+    torch.cuda.set_device(ranks.local)
+    return torch.device("cuda", ranks.local)
+
+
+def _check_parts(config: RunBase, together: int, ranks: Ranks) -> None:
+    """Refuse a batch that cannot be cut as asked: rows that share something stay in one piece."""
+    batch, parts = config.training.batch, config.training.accumulate
+    shared = f" of rows that come {together} together" if together > 1 else ""
+    if batch % together:
+        raise UserError(f"training.batch = {batch}: expected a multiple of {together}, which share their context")
+    if batch // together < parts:
+        raise UserError(f"training.accumulate = {parts} is more than a batch of {batch}{shared} can be cut into")
+    if batch // together < ranks.world:
+        raise UserError(f"training.batch = {batch}{shared} leaves nothing for some of {ranks.world} processes")
+
+
+def _phase_study(config: RunBase, index: int, interface: Interface) -> Study:
+    """The study as one phase trains on it: its configuration with the phase's own laid on it."""
     over = config.training.phases[index].study
     try:
         changed = resolve(type(config.study), merge(config.study.model_dump(mode="json"), over))
     except UserError as error:
         raise UserError(f"training.phases.{index}.study: {error}") from None
-    task = changed.build(config.seeds.following(config.seed), config.training.batch).tasks["train"]
+    study = changed.build(config.seeds.following(config.seed), config.training.batch)
+    task = study.tasks["train"]
     if (task.interface.inputs, task.interface.outputs) != (interface.inputs, interface.outputs):
         there, here = task.interface, interface
         raise UserError(
@@ -63,7 +114,7 @@ def _phase_task(config: RunBase, index: int, interface: Interface) -> Task:
     if task.interface.length > interface.length:
         lengths = f"rows of {task.interface.length} positions; the study's have {interface.length}"
         raise UserError(f"training.phases.{index}.study has {lengths}")
-    return task
+    return study
 
 
 def _check_names(config: RunBase, study: Study) -> None:
@@ -98,6 +149,16 @@ def build_model(config: RunBase, interface: Interface, device: torch.device) -> 
 
 def build_trainer(built: Built) -> Trainer:
     config = built.config
-    model = build_model(config, built.study.interface, built.device)
-    seeds = config.seeds.following(config.seed)
-    return Trainer(model, config.training, seeds, built.device, config.precision, config.record.training)
+    # Sharding takes a model to its device piece by piece: whole, it might not fit there.
+    device = torch.device("cpu") if built.parallel == "fsdp" else built.device
+    return Trainer(
+        build_model(config, built.study.interface, device),
+        config.training,
+        config.seeds.following(config.seed),
+        built.device,
+        config.precision,
+        config.record.training,
+        built.together,
+        built.parallel,
+        built.ranks,
+    )

@@ -110,7 +110,7 @@ def observe(trainer: Trainer, plan: Plan, record: Record, evaluate: Evaluate, si
         better = _is_best(progress, record.best, lines)
     _look_at_conditions(trainer, evaluate)
     if step in plan.trajectory:
-        sink.trajectory(step, trainer.flat.values.detach())
+        sink.trajectory(step, trainer.parameters.row())
     ends = step == plan.last or progress.ended is not None
     if step in plan.checkpoints or better or ends or sink.overdue():
         save(trainer, plan, sink)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from inlearn.core.contract import Batch, Task
-from inlearn.core.device import autocast
+from inlearn.core.contract import Task
 from inlearn.core.draws import Address, StreamSeeds
-from inlearn.models.flat import FlatParameters
-from inlearn.models.forward import outputs_at_scored
 from inlearn.models.leaves import Dropout
 from inlearn.training.config import SGD, AdamW, Training
+from inlearn.training.parameters import Parallel, Sharded, check_same, parameters_of
+from inlearn.training.ranks import ALONE, Ranks, share_of
 from inlearn.training.schedules import rate_factor
 
 
@@ -40,7 +41,11 @@ class Progress:
 
 
 class Trainer:
-    """A model, its optimiser over one flat buffer, and the progress: `update` makes one step of them."""
+    """A model, its optimiser, and the progress: `update` makes one step of them.
+
+    With `ranks` of several processes each computes its share of every batch; `parallel` says how they hold the
+    parameters. `together` gives, for each phase, how many consecutive rows share something and are never parted.
+    """
 
     def __init__(
         self,
@@ -50,20 +55,24 @@ class Trainer:
         device: torch.device,
         precision: str,
         losses_kept: int,
+        together: Sequence[int] = (1,),
+        parallel: Parallel = "none",
+        ranks: Ranks = ALONE,
     ):
-        self.model, self.training, self.seeds, self.device, self.precision = model, training, seeds, device, precision
-        self.flat = FlatParameters(model)
+        self.model, self.training, self.seeds, self.device = model, training, seeds, device
+        self.together, self.ranks = together, ranks
+        self.parameters = parameters_of(model, precision, parallel, ranks, device)
         self.drops_out = any(isinstance(leaf, Dropout) and leaf.p > 0 for leaf in model.modules())
         self.optimiser = self._new_optimiser()
         self.progress = Progress()
         self.gradient_norm = torch.zeros((), device=device)  # of the last update, before clipping
         # Losses since the last training line stay on the device, so that no step waits for a number.
         self.losses_kept = losses_kept
-        self.losses = torch.zeros(losses_kept, device=device, dtype=self.flat.values.dtype)
+        self.losses = torch.zeros(losses_kept, device=device, dtype=next(model.parameters()).dtype)
         self.pending = 0
 
     def _new_optimiser(self) -> torch.optim.Optimizer:
-        asked, values = self.training.optimiser, [self.flat.values]
+        asked, values = self.training.optimiser, self.parameters.trained
         fused = self.device.type in ("cpu", "cuda")
         if isinstance(asked, SGD):
             return torch.optim.SGD(
@@ -72,7 +81,7 @@ class Trainer:
                 asked.momentum,
                 weight_decay=asked.weight_decay,
                 nesterov=asked.nesterov,
-                fused=fused,
+                fused=fused and not isinstance(self.parameters, Sharded),  # torch's kernel for it knows no shards
             )
         kind = torch.optim.AdamW if isinstance(asked, AdamW) else torch.optim.Adam
         return kind(values, self.training.rate, asked.betas, asked.eps, asked.weight_decay, fused=fused)
@@ -81,41 +90,37 @@ class Trainer:
 
     def update(self, task: Task) -> None:
         """One optimiser step on the batch that belongs to this step; its mean loss is appended to `losses`."""
-        step, parts = self.progress.step, self.training.accumulate
+        step, parameters = self.progress.step, self.parameters
         if not self.model.training:  # walking the modules costs a quarter of a millisecond
             self.model.train()
-        batch = task.sample(Address(self.seeds, "data", step), self.training.batch).to(self.device)
-        total = batch.weights.sum()
-        self.flat.zero()
+        together = self.together[self.progress.phase]
+        (start, rows), spans = share_of(self.training.batch, together, self.ranks, self.training.accumulate)
+        batch = task.sample(Address(self.seeds, "data", step), rows, start).to(self.device)
+        dropout = Address(self.seeds, "dropout", step) if self.drops_out else None
+        # Gradients and losses are averaged over processes, so each divides by the mean of their weights.
+        total = self.ranks.mean(batch.weights.sum())
+        parameters.zero()
         mean_loss = self.losses.new_zeros(())
-        rows = batch.rows // parts
-        for first in range(0, batch.rows, rows):
-            part = batch if parts == 1 else batch.part(first, rows)
-            loss = self._loss(task, part, first) / total
-            loss.backward()
+        for first, count in spans:
+            part = batch if len(spans) == 1 else batch.part(first, count)
+            with contextlib.nullcontext() if first == spans[-1][0] else parameters.accumulating():
+                loss = parameters.loss(task.interface.outputs, part, dropout, start + first) / total
+                loss.backward()
             mean_loss += loss.detach()
-        self.gradient_norm = torch.linalg.vector_norm(self.flat.gradients)
+        self.gradient_norm = parameters.norm()
         if self.training.clip is not None:
-            # The factor torch's clip_grad_norm_ uses, on the one buffer that holds every gradient.
-            self.flat.gradients.mul_((self.training.clip / (self.gradient_norm + 1e-6)).clamp(max=1.0))
+            # The factor torch's clip_grad_norm_ uses.
+            parameters.scale((self.training.clip / (self.gradient_norm + 1e-6)).clamp(max=1.0))
         self.optimiser.param_groups[0]["lr"] = self.rate()
         self.optimiser.step()
-        self.losses[self.pending] = mean_loss
+        self.losses[self.pending] = self.ranks.mean(mean_loss)
         self.pending += 1
         self.progress.step += 1
 
-    def _loss(self, task: Task, batch: Batch, first: int) -> Tensor:
-        """The weighted sum of losses at scored positions; dividing by the whole batch's weight makes it the mean.
-
-        `first` is the row of the whole batch that `batch` begins with: its rows drop out as they do there.
-        """
-        space = task.interface.outputs
-        dropout = Address(self.seeds, "dropout", self.progress.step) if self.drops_out else None
-        with autocast(self.device, self.precision):
-            outputs = outputs_at_scored(self.model, batch, dropout, first)
-        outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
-        losses = space.loss(space.prediction(outputs), batch.at_scored(batch.targets))
-        return (losses * batch.at_scored(batch.weights)).sum()
+    @property
+    def count(self) -> int:
+        """How many parameters the model has, in all processes together."""
+        return sum(math.prod(shape) for _, shape in self.parameters.layout)
 
     def rate(self) -> float:
         return self.training.rate * rate_factor(self.training.schedule, self.progress.step, self.training.steps)
@@ -137,7 +142,7 @@ class Trainer:
         Loss n is computed before update n, so it does not vouch for the weights that update n made.
         """
         self.check_losses()
-        if not torch.isfinite(self.flat.values).all():
+        if not self.parameters.finite():
             raise Diverged(f"the weights are not finite after step {self.progress.step}")
 
     def take_mean_loss(self) -> float:
@@ -155,37 +160,22 @@ class Trainer:
     # ------------------------------------------------------------ what a checkpoint holds
 
     def weights(self) -> dict[str, Tensor]:
-        return {name: value.detach() for name, value in self.model.named_parameters()}
+        """Whole tensors by name; with several processes, for the first, while all of them call."""
+        return self.parameters.weights()
 
     def optimiser_state(self) -> dict[str, Tensor]:
-        moments = self.optimiser.state.get(self.flat.values, {})
-        kept = {f"moments.{name}": torch.as_tensor(value) for name, value in moments.items() if value is not None}
-        return {**kept, "losses": self.losses[: self.pending]}
+        moments = {f"moments.{name}": value for name, value in self.parameters.moments(self.optimiser).items()}
+        return {**moments, "losses": self.losses[: self.pending]}
 
     def load(self, weights: Mapping[str, Tensor], optimiser: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
         """Go on where a checkpoint stopped. Names and shapes must be the model's own."""
-        load_weights(self.model, weights)
-        state = {}
-        for name, value in optimiser.items():
-            if name.startswith("moments."):
-                # torch keeps Adam's step count where the fused kernel wants it: beside the parameters.
-                state[name.removeprefix("moments.")] = value.to(self.device).clone()
-        if state:
-            self.optimiser.state[self.flat.values] = state
+        check_same(dict(self.parameters.layout), weights)
+        self.parameters.place(weights)
+        moments = {k.removeprefix("moments."): v for k, v in optimiser.items() if k.startswith("moments.")}
+        if moments:
+            self.parameters.place_moments(self.optimiser, moments)
         # The cadence of training lines may have changed since: there must be room for what waits and what comes.
         waiting = optimiser["losses"].to(self.device)
         self.pending = len(waiting)
         self.losses = torch.cat((waiting, waiting.new_zeros(self.losses_kept)))
         self.progress = Progress(**progress)
-
-
-def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Copy `weights` into the model's own memory (views of a flat buffer stay views)."""
-    own = dict(model.named_parameters())
-    if own.keys() != weights.keys():
-        raise ValueError(f"parameters differ: {sorted(own.keys() ^ weights.keys())}")
-    with torch.no_grad():
-        for name, value in own.items():
-            if value.shape != weights[name].shape:
-                raise ValueError(f"{name} has shape {tuple(weights[name].shape)}; expected {tuple(value.shape)}")
-            value.copy_(weights[name])
