@@ -9,7 +9,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt torch
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev,stats]"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev,stats,s3,slurm,ray,wandb,tensorboard]"
 	touch $@
 
 demo: $(VENV)/ready

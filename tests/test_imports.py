@@ -24,7 +24,7 @@ BELOW = {
     "reports": {"core", "runs", "statistics", "charts"},
     "lab": {"core", "statistics", "charts", "text", "models", "runs", "training", "evaluation", "studies", "reports"},
 }
-BELOW["sweeps"] = {"core", "statistics", "runs", "training", "lab"}
+BELOW["sweeps"] = {*BELOW["lab"], "lab"}
 BELOW["claims"] = set(BELOW) - {"claims", "cli"}
 BELOW["cli"] = set(BELOW) - {"cli"}
 

@@ -330,7 +330,7 @@ def test_accumulation_equals_the_whole_batch(tiny):
         built = build(config)
         trainer = build_trainer(built)
         trainer.update(built.tasks[0])
-        gradients.append((trainer.flat.gradients.clone(), trainer.take_mean_loss()))
+        gradients.append((trainer.parameters.flat.gradients.clone(), trainer.take_mean_loss()))
     assert torch.allclose(gradients[0][0], gradients[1][0], atol=1e-12)
     assert math.isclose(gradients[0][1], gradients[1][1], rel_tol=1e-6)
 

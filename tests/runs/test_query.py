@@ -9,7 +9,7 @@ import pytest
 
 from inlearn.core.errors import UserError
 from inlearn.runs.folder import RunFolder
-from inlearn.runs.metrics import MetricsWriter, evaluation_table
+from inlearn.runs.metrics import MetricsWriter, evaluation_table, truncate
 from inlearn.runs.query import query
 
 
@@ -128,3 +128,51 @@ def test_what_sql_may_not_do_is_refused_in_one_line(tmp_path: Path, sql: str, me
         query(tmp_path, sql.replace("{root}", str(tmp_path)))
     assert "\n" not in str(error.value) and len(frame) == 1
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_query_reads_the_metrics_and_never_writes_them(root: Path) -> None:
+    """A SELECT is given leave to open the runs' own files; nothing may use that leave to write."""
+    path = RunFolder.open(root, "first").path / "metrics.jsonl"
+    before, quoted = path.read_bytes(), str(path).replace("'", "''")
+    for sql in (
+        f"copy (select * from training) to '{quoted}'",
+        f"select 1 from training; copy training to '{quoted}'",
+        f"explain analyze copy training to '{quoted}'",
+        f"copy (pivot training on run using avg(loss)) to '{quoted}'",
+        f"prepare x as copy training to '{quoted}'; execute x",
+    ):
+        with pytest.raises(UserError, match=r"^SQL: (Permission|Invalid|Parser|Catalog)"):
+            query(root, sql)
+        assert path.read_bytes() == before
+
+
+def test_what_is_more_than_a_select_still_sees_the_tables(root: Path) -> None:
+    wide = query(root, "pivot (select run, step, loss from training) on step using avg(loss) order by run")
+    assert records(wide) == [{"run": f"{i:012x}", "1": i + 0.25, "2": i + 0.5} for i in (1, 2)]
+    two = query(
+        root, "create table best as select run, min(loss) as l from training group by run; select max(l) from best"
+    )
+    assert two.iloc[0, 0] == 2.25
+
+
+def test_parameters_and_chosen_runs(root: Path) -> None:
+    ids = [f"{2:012x}"]
+    found = query(root, "select run, loss from training where step = ?", [2], ids)
+    assert records(found) == [{"run": ids[0], "loss": 2.5}]
+    assert query(root, "select count(*) from runs", ids=ids).iloc[0, 0] == 1
+    assert len(query(root, "select * from evaluations", ids=[])) == 0
+
+
+def test_a_run_that_was_cut_back_on_resume_is_read_anew(root: Path) -> None:
+    path = RunFolder.open(root, "first").path / "metrics.jsonl"
+    sql = f"select max(step) from training where run = '{1:012x}'"
+    assert query(root, sql).iloc[0, 0] == 2
+    lines = path.read_bytes().splitlines(keepends=True)
+    truncate(path, sum(map(len, lines[:2])))
+    assert query(root, sql).iloc[0, 0] == 1
+
+
+def test_a_query_leaves_nothing_behind(root: Path) -> None:
+    before = sorted(root.rglob("*"))
+    query(root, "select * from runs join training on run = id join evaluations using (run)")
+    assert sorted(root.rglob("*")) == before

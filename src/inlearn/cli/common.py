@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 
 def complete_studies(incomplete: str) -> list[str]:
@@ -18,11 +22,10 @@ def complete_studies(incomplete: str) -> list[str]:
 
 
 def complete_runs(incomplete: str) -> list[str]:
-    import os
-
     from inlearn.runs.folder import list_runs, names
+    from inlearn.runs.remote_root import open_root
 
-    root = Path(os.environ.get("INLEARN_RUNS", "runs"))
+    root = open_root(os.environ.get("INLEARN_RUNS", "runs"), refresh=False)
     return [n for n in (*names(root), *(run.id for run in list_runs(root))) if n.startswith(incomplete)]
 
 
@@ -42,13 +45,11 @@ def complete_overrides(ctx: typer.Context, incomplete: str) -> list[str]:
     return sorted(f"{key}=" for key in keys if key.startswith(incomplete))
 
 
-def a_folder(path: Path) -> Path:
-    """Refuse a runs folder that is a file, before a verb trips over it."""
-    if path.exists() and not path.is_dir():
-        from inlearn.core.errors import UserError
+def a_root(path: Path) -> Path:
+    """The folder that holds the runs; for a URL, the local one that stands for it, its small files up to date."""
+    from inlearn.runs.remote_root import open_root
 
-        raise UserError(f"--runs {path}: expected a folder, found a file")
-    return path
+    return open_root(path)
 
 
 Study = Annotated[str, typer.Argument(help="A study's name, or a file of your own.", autocompletion=complete_studies)]
@@ -60,7 +61,9 @@ Overrides = Annotated[
 ]
 Root = Annotated[
     Path,
-    typer.Option("--runs", envvar="INLEARN_RUNS", help="The folder that holds the runs.", callback=a_folder),
+    typer.Option(
+        "--runs", envvar="INLEARN_RUNS", help="The folder that holds the runs, or s3://bucket/prefix.", callback=a_root
+    ),
 ]
 RUNS = Path("runs")
 
@@ -70,10 +73,22 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def print_path(path: Path) -> None:
+    """Where a run lies, on stdout. Of several processes that train one run (torchrun) the first says it."""
+    if os.environ.get("RANK", "0") == "0":
+        print(path)
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
     """A table as wide as the terminal; unwrapped where the output is a file or a pipe."""
-    from rich import box
     from rich.console import Console
+
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 240
+    Console(width=width, soft_wrap=not sys.stdout.isatty()).print(table_of(columns, rows, title))
+
+
+def table_of(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> Table:
+    from rich import box
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
@@ -81,8 +96,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: st
         table.add_column(name, no_wrap=place == 0, overflow="fold")
     for row in rows:
         table.add_row(*(number(value) for value in row))
-    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 240
-    Console(width=width, soft_wrap=not sys.stdout.isatty()).print(table)
+    return table
 
 
 def number(value: Any) -> str:

@@ -13,6 +13,7 @@ def ls(runs: Root = RUNS) -> None:
     from inlearn.cli.common import print_table
     from inlearn.core.errors import EnvironmentFault
     from inlearn.runs.folder import list_runs, names
+    from inlearn.runs.remote_root import shown
 
     named = {id: name for name, id in names(runs).items()}
     rows = []
@@ -22,7 +23,7 @@ def ls(runs: Root = RUNS) -> None:
         except (EnvironmentFault, KeyError) as error:  # one damaged folder does not hide the others
             rows.append((folder.id, named.get(folder.id, ""), "", "", "", "", "damaged", str(error)))
     if not rows:
-        say(f"no runs in {runs}")
+        say(f"no runs in {shown(runs)}")
     print_table(("run", "name", "study", "model", "seed", "step", "state", "why"), rows)
 
 

@@ -7,24 +7,31 @@ import sys
 import typer
 
 from inlearn.cli import (
+    cancel,
     claims,
     compare,
     describe,
     doctor,
     evaluate,
+    logs,
     ls,
     models,
     prepare,
     presets,
+    push,
     report,
     reproduce,
     resume,
     run,
     show,
+    status,
     studies,
+    summarise,
+    sweep,
     table,
     verify,
 )
+from inlearn.cli.environment import load_environment
 
 app = typer.Typer(
     name="inlearn",
@@ -36,8 +43,19 @@ app = typer.Typer(
 
 GROUPS = {
     "Know": (studies.studies, presets.presets, models.models, describe.describe, doctor.doctor),
-    "Train": (prepare.prepare, run.run, resume.resume),
-    "Look": (ls.ls, show.show, evaluate.evaluate, report.report, compare.compare, table.table, verify.verify),
+    "Train": (prepare.prepare, run.run, resume.resume, sweep.sweep, cancel.cancel, push.push),
+    "Look": (
+        ls.ls,
+        show.show,
+        status.status,
+        logs.logs,
+        evaluate.evaluate,
+        report.report,
+        compare.compare,
+        summarise.summarise,
+        table.table,
+        verify.verify,
+    ),
     "Check": (claims.claims, reproduce.reproduce),
 }
 for panel, verbs in GROUPS.items():
@@ -57,6 +75,7 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
 def main() -> None:
     """Run the command line; a mistake of the user's exits 2, a fault of the machine's 1, each with one paragraph."""
     try:
+        load_environment()
         app()
     except Exception as error:
         status = _status(error)

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from inlearn.cli.common import RUNS, Overrides, Root, Study, say
+from inlearn.cli.common import RUNS, Overrides, Root, Study, print_path, say
 
 
 def run(
@@ -22,7 +22,7 @@ def run(
     from inlearn.lab.session import start
 
     made = start(study, overrides or [], runs, say)
-    print(made.path)
+    print_path(made.path)
 
 
 def _print_plan(study: str, overrides: list[str], runs: Root) -> None:

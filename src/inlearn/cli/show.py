@@ -11,12 +11,13 @@ def show(run: RunName, runs: Root = RUNS) -> None:
     from inlearn.runs.checkpoints import CheckpointStore
     from inlearn.runs.folder import RunFolder
     from inlearn.runs.metrics import evaluation_table
+    from inlearn.runs.remote_pull import known_steps
 
     folder = RunFolder.open(runs, run)
     status, store = folder.status, CheckpointStore(folder.path)
     print(f"run {folder.id}" + (f" ({folder.name})" if folder.name else "") + f" in {folder.path}")
     print(f"{status.state} at step {status.step:,}" + (f": {status.reason}" if status.reason else ""))
-    steps = store.steps()
+    steps = known_steps(folder.path)
     if steps:
         best = store.best()
         print(

@@ -5,11 +5,13 @@ A configurable thing has a `Config` in a torch-free file beside its code. Where 
 
 Overrides follow the grammar that Hydra users know: `group=kind` chooses (and drops what was set for the former
 choice), `a.b.c=value` sets. Values are handed to the field's type as text, so `1e-3` is a number where a number
-belongs; a value that starts with `[` or `{` is JSON; `none` is the empty value where one is allowed.
+belongs; a value that starts with `[` or `{` is JSON (or a Python literal); `none` is the empty value where one is
+allowed.
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import types
@@ -102,13 +104,26 @@ def split_override(text: str) -> tuple[str, str]:
 
 def _value(text: str, annotation: Any) -> Any:
     if text[:1] in ("[", "{"):
-        try:
-            return json.loads(text)
-        except ValueError as error:
-            raise UserError(f"'{text}' starts like JSON but is not: {error}") from None
+        return _nested(text)
     if text.lower() in ("none", "null") and _accepts_none(annotation):
         return None
     return text
+
+
+def _nested(text: str) -> Any:
+    """JSON; or the same things as Python writes them (`['a', None]`), for so a W&B agent hands them over."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        refusal = UserError(f"'{text}' starts like JSON but is not: {error}")
+    try:
+        # Reads literals and evaluates nothing. The round trip refuses what JSON has no word for (sets, bytes).
+        value = ast.literal_eval(text)
+        if json.loads(json.dumps(value)) == value:
+            return value
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        pass
+    raise refusal
 
 
 def assign(root: type[Config], tree: Tree, key: str, text: str) -> None:

@@ -93,7 +93,7 @@ def new_folder(path: Path) -> Iterator[Path]:
         aside.mkdir(parents=True)
         try:
             yield aside
-            for file in aside.iterdir():
+            for file in (path for path in aside.rglob("*") if path.is_file()):
                 with file.open("rb") as handle:
                     os.fsync(handle.fileno())
             sync_folder(aside)

@@ -42,11 +42,28 @@ class Seeds(Config):
 
 
 class Execution(Config):
-    """Where a run is carried out. Recorded with every start, never hashed."""
+    """Where a run is carried out. Recorded with every start, never hashed.
+
+    parallel: how several processes (torchrun) hold one model; `auto` is ddp where there are several, else none.
+    """
 
     device: str = "auto"
     threads: PositiveInt = 1
+    parallel: Literal["auto", "none", "ddp", "fsdp"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Track(Config):
+    """Trackers that hear what a run writes into its folder. Never hashed.
+
+    wandb: `auto` does what WANDB_MODE says; without it, online below a W&B agent, else nothing.
+    project, entity: none means WANDB_PROJECT and WANDB_ENTITY. tensorboard: event files in `<run>/tensorboard/`.
+    """
+
+    wandb: Literal["auto", "online", "offline", "disabled"] = "auto"
+    project: str | None = None
+    entity: str | None = None
+    tensorboard: bool = False
 
 
 class RunBase(Config):
@@ -59,6 +76,7 @@ class RunBase(Config):
     start: str | None = None
     record: Record = Record()
     execution: Execution = Execution()
+    track: Track = Track()
     preset: str | None = None
     name: str | None = None
     tags: tuple[str, ...] = ()
@@ -71,7 +89,7 @@ class RunBase(Config):
         return start
 
 
-UNHASHED = {"record", "execution", "preset", "name", "tags", "seed"}
+UNHASHED = {"record", "execution", "track", "preset", "name", "tags", "seed"}
 SHORT = {"device": "execution.device", "threads": "execution.threads", "log_level": "execution.log_level"}
 
 
@@ -96,7 +114,7 @@ def compose(study: discovery.FoundStudy, overrides: Sequence[str], base: Mapping
             if value not in study.presets:
                 raise unknown("preset", value, study.presets)
             tree = merge(tree, {k: v for k, v in study.presets[value].items() if k != "about"}) | {"preset": value}
-    dotted = [(_full_key(key, root), value) for key, value in pairs if key != "preset"]
+    dotted = [(full_key(key, root), value) for key, value in pairs if key != "preset"]
     _refuse_repeats(dotted)
     for key, value in sorted(dotted, key=lambda pair: pair[0].count(".") > 0):  # group choices before dotted keys
         if _reads_as_axis(value):
@@ -105,7 +123,8 @@ def compose(study: discovery.FoundStudy, overrides: Sequence[str], base: Mapping
     return resolve(root, tree)
 
 
-def _full_key(key: str, root: type[Config]) -> str:
+def full_key(key: str, root: type[Config]) -> str:
+    """The one spelling of a key of a run: short forms written out, a study's own keys below `study.`."""
     key = SHORT.get(key, key)
     first = key.partition(".")[0]
     if first in root.model_fields:
@@ -167,7 +186,7 @@ def stored(config: RunBase, content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def restored(study: discovery.FoundStudy, document: Mapping[str, Any], overrides: Sequence[str] = ()) -> RunBase:
-    """The configuration that `stored` wrote, with `overrides` of what is not hashed (until, record, execution)."""
+    """The configuration that `stored` wrote, with `overrides` of what is not hashed (until, record, track, …)."""
     asked, unhashed = document["config"], document["unhashed"]
     if digest(asked) != document["id"]:
         raise EnvironmentFault(f"config.json of run {document['id']} was changed: it now reads as run {digest(asked)}")
@@ -177,7 +196,7 @@ def restored(study: discovery.FoundStudy, document: Mapping[str, Any], overrides
     for text in overrides:
         key = split_override(text)[0]
         full = SHORT.get(key, key)
-        if full != "training.until" and full.partition(".")[0] not in ("record", "execution", "name", "tags"):
-            allowed = "training.until, record.*, execution.*, name or tags"
+        if full != "training.until" and full.partition(".")[0] not in ("record", "execution", "track", "name", "tags"):
+            allowed = "training.until, record.*, execution.*, track.*, name or tags"
             raise UserError(f"{key} is part of what the run is; on resume change {allowed}")
     return compose(study, overrides, tree)

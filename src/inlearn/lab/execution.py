@@ -6,11 +6,10 @@ import contextlib
 import datetime
 import logging
 import platform
-import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import inlearn
 from inlearn.core import device as devices
 
 
-def segment(device: torch.device, threads: int, from_step: int) -> dict[str, Any]:
+def segment(device: torch.device, threads: int, from_step: int, processes: int, parallel: str) -> dict[str, Any]:
     """What may differ between two starts of one run; bits are promised only where all of it is equal."""
     return {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -30,6 +29,8 @@ def segment(device: torch.device, threads: int, from_step: int) -> dict[str, Any
         "device": str(device),
         "device_name": devices.describe(device),
         "threads": threads,
+        "processes": processes,
+        "parallel": parallel,
         "host": socket.gethostname(),
         "platform": platform.platform(),
         "python": platform.python_version(),
@@ -40,7 +41,7 @@ def segment(device: torch.device, threads: int, from_step: int) -> dict[str, Any
     }
 
 
-BITS_DEPEND_ON = ("device", "device_name", "threads", "torch", "engine")
+BITS_DEPEND_ON = ("device", "device_name", "threads", "processes", "parallel", "torch", "engine")
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
@@ -83,25 +84,3 @@ def run_log(path: Path, level: str) -> Iterator[logging.Logger]:
         for handler in (file, console):
             log.removeHandler(handler)
             handler.close()
-
-
-@contextlib.contextmanager
-def interrupts() -> Iterator[Callable[[], bool]]:
-    """True once SIGINT or SIGTERM has come. A second SIGINT breaks off at once; the last checkpoint remains."""
-    seen: list[int] = []
-
-    def note(number: int, frame: Any) -> None:
-        if seen and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        seen.append(number)
-
-    try:
-        old = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not the main thread: whoever owns the signals decides
-        yield lambda: False
-        return
-    try:
-        yield lambda: bool(seen)
-    finally:
-        for number, handler in old.items():
-            signal.signal(number, handler)

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from typing import Any, Protocol
 
 from inlearn.lab.config import RunBase
+from inlearn.lab.object_storage import uploads_of
+from inlearn.lab.trackers.choice import trackers_of
 from inlearn.runs.folder import RunFolder
 from inlearn.training.loop import Outcome
 
@@ -30,5 +32,5 @@ class Mirror(Protocol):
 
 
 def mirrors_of(folder: RunFolder, config: RunBase) -> list[Mirror]:
-    """The mirrors that this run asks for, or that its root has."""
-    return []
+    """The mirrors that this run asks for, or that its root has. Trackers come first: their end may write a report."""
+    return [*trackers_of(folder, config), *uploads_of(folder.path)]

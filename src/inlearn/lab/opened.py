@@ -22,7 +22,8 @@ from inlearn.lab.config import NUMERICS, RunBase, restored
 from inlearn.lab.start import resolve_step
 from inlearn.runs import checkpoints, metrics
 from inlearn.runs.folder import RunFolder
-from inlearn.training.trainer import load_weights
+from inlearn.runs.remote_pull import bring, known_steps
+from inlearn.training.parameters import load_weights
 
 
 class Run:
@@ -70,13 +71,13 @@ class Run:
 
     @property
     def steps(self) -> list[int]:
-        """Steps with a checkpoint."""
-        return checkpoints.CheckpointStore(self.path).steps()
+        """Steps with a checkpoint, here or at the root's remote."""
+        return known_steps(self.path)
 
     def checkpoint(self, which: int | str = "last") -> Checkpoint:
         """The checkpoint at a step, or "best", or "last"."""
-        store = checkpoints.CheckpointStore(self.path)
-        return Checkpoint(self, resolve_step(store, self.id, str(which)))
+        bring(self.path, str(which))
+        return Checkpoint(self, resolve_step(checkpoints.CheckpointStore(self.path), self.id, str(which)))
 
     def report(self) -> Path:
         """Write report.html and figures/; the report's path."""

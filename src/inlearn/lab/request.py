@@ -47,5 +47,7 @@ def parent_reference(root: Path, start: str) -> str:
         return f"{folder.id}@{int(which)}"
     from inlearn.lab.start import resolve_step  # reads checkpoints, hence torch
     from inlearn.runs.checkpoints import CheckpointStore
+    from inlearn.runs.remote_pull import bring
 
+    bring(folder.path, which or "last")
     return f"{folder.id}@{resolve_step(CheckpointStore(folder.path), folder.id, which or 'last')}"

@@ -13,22 +13,28 @@ from typing import Any
 
 from inlearn.core.errors import EnvironmentFault, UserError
 from inlearn.core.files import write_bytes, write_json
-from inlearn.evaluation.evaluate import Evaluator, predictor
+from inlearn.evaluation.evaluate import Evaluator
 from inlearn.lab import discovery
 from inlearn.lab.build import Built, build, build_trainer
 from inlearn.lab.config import RunBase, identity, restored, stored
-from inlearn.lab.execution import differences, interrupts, run_log, segment
+from inlearn.lab.execution import differences, run_log, segment
+from inlearn.lab.following import SharedSink, dismiss, evaluation_of, follow, lead, together
+from inlearn.lab.interrupts import interrupts
 from inlearn.lab.mirrors import mirrors_of
+from inlearn.lab.object_storage import kept_remotely
 from inlearn.lab.opened import Run
 from inlearn.lab.request import request
 from inlearn.lab.sink import FolderSink, Progress
 from inlearn.lab.start import carry_over
-from inlearn.runs.checkpoints import CheckpointStore
+from inlearn.lab.trackers.choice import check_trackers
+from inlearn.runs.checkpoints import Checkpoint, CheckpointStore
 from inlearn.runs.folder import RunFolder, check_same
 from inlearn.runs.lease import Lease
 from inlearn.runs.metrics import read_lines, truncate
+from inlearn.runs.remote_root import shown
 from inlearn.runs.trajectory import Trajectory
 from inlearn.training.loop import Outcome, Plan, train
+from inlearn.training.ranks import PeerLost, Ranks, joined
 from inlearn.training.trainer import Trainer
 
 Say = Callable[[str], None]
@@ -36,22 +42,28 @@ Say = Callable[[str], None]
 
 def start(study_name: str, overrides: Sequence[str], root: Path, say: Say = print) -> Run:
     """Make the run that is asked for, or take up the one that is there, and train it to where it is asked to go."""
-    found = discovery.study(study_name)
-    with blamed_on(found.source):
-        return _start(found, overrides, root, say)
+    with joined() as ranks:
+        found = discovery.study(study_name)
+        with blamed_on(found.source):
+            return _start(found, overrides, root, say, ranks)
 
 
-def _start(found: discovery.FoundStudy, overrides: Sequence[str], root: Path, say: Say) -> Run:
+def _start(found: discovery.FoundStudy, overrides: Sequence[str], root: Path, say: Say, ranks: Ranks) -> Run:
     asked = request(found, overrides, root)
     config, parent, document = asked.config, asked.parent, asked.document
-    built = build(config)
+    check_trackers(config.track)
+    built = build(config, ranks)
     # A model that cannot be built, or a parent that does not fit, is refused before a folder is made for it.
     trainer = build_trainer(built)
-    begun = CheckpointStore(root / document["id"]).steps()
-    carried = carry_over(trainer, root, parent) if parent and not begun else None
-    source = found.source.read_bytes() if found.source else None
-    folder = RunFolder.create(root, document["id"], document, study_document(built, found), config.name, source)
-    return carry_out(folder, built, trainer, carried, say)
+    with kept_remotely(root, document["id"], say) if ranks.first else contextlib.nullcontext():
+        begun = CheckpointStore(root / document["id"]).steps()
+        carried = carry_over(trainer, root, parent) if parent and not begun else None
+        if not ranks.first:
+            follow(built, trainer)
+            return Run(RunFolder(root / document["id"]))
+        source = found.source.read_bytes() if found.source else None
+        folder = RunFolder.create(root, document["id"], document, study_document(built, found), config.name, source)
+        return carry_out(folder, built, trainer, carried, say)
 
 
 def resume(reference: str, overrides: Sequence[str], root: Path, say: Say = print) -> Run:
@@ -59,22 +71,28 @@ def resume(reference: str, overrides: Sequence[str], root: Path, say: Say = prin
 
     Raises `UserError` where the same request would be another run today: other numerics, data or source.
     """
-    folder = RunFolder.open(root, reference)
-    found = study_of(folder)
-    with blamed_on(found.source):
-        return _resume(folder, found, overrides, say)
+    with joined() as ranks:
+        folder = RunFolder.open(root, reference)
+        found = study_of(folder)
+        held = kept_remotely(folder.path.parent, folder.id, say) if ranks.first else contextlib.nullcontext()
+        with blamed_on(found.source), held:
+            return _resume(folder, found, overrides, say, ranks)
 
 
-def _resume(folder: RunFolder, found: discovery.FoundStudy, overrides: Sequence[str], say: Say) -> Run:
+def _resume(folder: RunFolder, found: discovery.FoundStudy, overrides: Sequence[str], say: Say, ranks: Ranks) -> Run:
     config = restored(found, folder.config, overrides)
-    if config.name is not None:
+    if config.name is not None and ranks.first:
         folder.claim_name(config.name)
-    built = build(config)
+    check_trackers(config.track)
+    built = build(config, ranks)
     content = identity(config, found, config.start)
     check_same(folder.path, {"config": content}, study_document(built, found))
     trainer = build_trainer(built)
     begun = CheckpointStore(folder.path).steps()
     carried = carry_over(trainer, folder.path.parent, config.start) if config.start and not begun else None
+    if not ranks.first:
+        follow(built, trainer)
+        return Run(folder)
     return carry_out(folder, built, trainer, carried, say)
 
 
@@ -123,24 +141,26 @@ def carry_out(folder: RunFolder, built: Built, trainer: Trainer, carried: Mappin
     """Train `folder`'s run under its lease, from its last good checkpoint to `training.until`."""
     config = built.config
     with Lease(folder.path, say) as lease, run_log(folder.path / "run.log", config.execution.log_level) as log:
-        before = _take_up(folder, trainer, log.warning)
+        checkpoint, before = _take_up(folder, trainer, log.warning)
         progress, last = trainer.progress, config.training.last
         done = progress.ended is not None or progress.step >= last
         if progress.failed:
             raise RunFailed(f"run {folder.id} failed: {progress.ended}")
         if done and folder.status.state == "finished":
+            dismiss(built.ranks)
             where = f"run {folder.id} is at step {progress.step:,} already"
             if progress.ended is not None:
                 say(f"{where}: {progress.ended}")
             elif progress.step < config.training.steps:
-                say(f"{where}; {resume_command(folder)} training.until=none goes on")
+                say(f"{where}; {resume_command(folder, built.ranks)} training.until=none goes on")
             else:
                 say(where)
             return Run(folder)
         if before:
             _cut(folder, before["lengths"])
         _remember(folder, config)
-        now = segment(built.device, config.execution.threads, progress.step)
+        processes = built.ranks.world
+        now = segment(built.device, config.execution.threads, progress.step, processes, built.parallel)
         if folder.segments and (changes := differences(folder.segments[-1], now)):
             log.warning("resumed elsewhere, so the last bits may differ: %s", "; ".join(changes))
         folder.add_segment(now)
@@ -148,19 +168,22 @@ def carry_out(folder: RunFolder, built: Built, trainer: Trainer, carried: Mappin
         if not before:
             _begin(folder, evaluator, carried, log.warning)
         log.info(
-            "run %s: %s, %s parameters, on %s, steps %s to %s",
+            "run %s: %s, %s parameters, on %s%s, steps %s to %s",
             folder.id,
             folder.study["kind"],
-            f"{trainer.flat.values.numel():,}",
+            f"{trainer.count:,}",
             built.device,
+            f" in {processes} processes ({built.parallel})" if processes > 1 else "",
             f"{progress.step:,}",
             f"{last:,}",
         )
+        lead(built.ranks, checkpoint)
         outcome = _train(folder, built, trainer, evaluator, lease, log.info, resumed=before is not None)
         if outcome.state == "failed":
             raise RunFailed(f"run {folder.id} failed: {outcome.reason}")
         if outcome.state == "interrupted":
-            say(f"run {folder.id} is saved at step {progress.step:,}; go on with: {resume_command(folder)}")
+            command = resume_command(folder, built.ranks)
+            say(f"run {folder.id} is saved at step {progress.step:,}; go on with: {command}")
         else:
             why = f": {outcome.reason}" if outcome.reason else ""
             say(f"run {folder.id} is at step {progress.step:,} of {config.training.steps:,}{why}")
@@ -171,8 +194,8 @@ class RunFailed(EnvironmentFault):
     """Training could not go on: the loss stopped being a number, or a phase missed its end condition."""
 
 
-def _take_up(folder: RunFolder, trainer: Trainer, say: Say) -> dict[str, Any] | None:
-    """Load the last good checkpoint into `trainer`; its manifest, or None where the run has not begun."""
+def _take_up(folder: RunFolder, trainer: Trainer, say: Say) -> tuple[Checkpoint | None, dict[str, Any] | None]:
+    """Load the last good checkpoint into `trainer`; it and its manifest, or Nones where the run has not begun."""
     loaded = CheckpointStore(folder.path).load_last_good(say)
     if loaded is None:
         if any(line["step"] for line in read_lines(folder.path / "metrics.jsonl")):
@@ -180,10 +203,10 @@ def _take_up(folder: RunFolder, trainer: Trainer, say: Say) -> dict[str, Any] | 
                 f"{folder.path} has metrics of a run under way and no checkpoint; put its checkpoints folder back, "
                 "or delete the run folder to train from the start"
             )
-        return None
+        return None, None
     checkpoint, manifest = loaded
     trainer.load(checkpoint.weights, checkpoint.optimiser, checkpoint.state)
-    return manifest
+    return checkpoint, manifest
 
 
 def _cut(folder: RunFolder, lengths: Mapping[str, int]) -> None:
@@ -223,15 +246,11 @@ def _remember(folder: RunFolder, config: RunBase) -> None:
 def _train(
     folder: RunFolder, built: Built, trainer: Trainer, evaluator: Evaluator, lease: Lease, say: Say, resumed: bool
 ) -> Outcome:
-    config = built.config
-    predict = predictor(trainer.model, built.study.tasks["train"], built.device, config.precision)
-
-    def evaluate(sets: Sequence[str] | None) -> list[dict[str, Any]]:
-        return evaluator.learner("model", predict, sets)
-
+    config, ranks = built.config, built.ranks
+    evaluate = evaluation_of(built, trainer, evaluator)
     dense = None
     if config.record.trajectory is not None:
-        dense = Trajectory(folder.path / "trajectory", trainer.flat.layout)
+        dense = Trajectory(folder.path / "trajectory", trainer.parameters.layout)
     progress = Progress(trainer.progress.step, config.training.last, say)
     folder.set_status("running", trainer.progress.step)
     mirrors = mirrors_of(folder, config)
@@ -239,25 +258,35 @@ def _train(
     # What a kill left between a checkpoint and its tidying.
     sink.tidy(trainer, Plan(config.training, config.record).checkpoints)
     outcome, began = Outcome("failed", "an error ended it"), time.monotonic()
-    try:
-        with interrupts() as interrupted:
-            outcome = train(trainer, built.tasks, config.record, evaluate, sink, interrupted, resumed)
-    except KeyboardInterrupt:
-        outcome = Outcome("interrupted")
-        raise
-    except Exception as error:
-        outcome = Outcome("failed", f"{type(error).__name__}: {error}")
-        raise
-    finally:
-        sink.close()
-        folder.amend_segment(to_step=trainer.progress.step, seconds=round(time.monotonic() - began, 1))
-        folder.set_status(outcome.state, trainer.progress.step, outcome.reason or "")
-        for mirror in mirrors:
-            mirror.end(outcome)
+    with interrupts() as interrupted:  # to the last line written: what ends a process must not end it in between
+
+        def leaves() -> bool:
+            return interrupted() or lease.asked_to_leave
+
+        try:
+            shared, stop = SharedSink(ranks, sink), together(ranks, leaves)
+            outcome = train(trainer, built.tasks, config.record, evaluate, shared, stop, resumed)
+        except KeyboardInterrupt:
+            outcome = Outcome("interrupted")
+            raise
+        except Exception as error:
+            cause = ranks.explain(error)
+            state = "interrupted" if isinstance(cause, PeerLost) else "failed"
+            outcome = Outcome(state, f"{type(cause).__name__}: {cause}")
+            if cause is error:
+                raise
+            raise cause from None
+        finally:
+            sink.close()
+            folder.amend_segment(to_step=trainer.progress.step, seconds=round(time.monotonic() - began, 1))
+            folder.set_status(outcome.state, trainer.progress.step, outcome.reason or "")
+            for mirror in mirrors:
+                mirror.end(outcome)
     return outcome
 
 
-def resume_command(folder: RunFolder) -> str:
+def resume_command(folder: RunFolder, ranks: Ranks) -> str:
     here = folder.path.parent
-    where = "" if here == Path("runs").resolve() or here == Path("runs") else f" --runs {shlex.quote(str(here))}"
-    return f"inlearn resume {folder.name or folder.id}{where}"
+    where = "" if here == Path("runs").resolve() or here == Path("runs") else f" --runs {shlex.quote(shown(here))}"
+    processes = f"torchrun --nproc-per-node {ranks.world} --no-python " if ranks.world > 1 else ""
+    return f"{processes}inlearn resume {folder.name or folder.id}{where}"

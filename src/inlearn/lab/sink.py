@@ -57,6 +57,8 @@ class FolderSink:
 
     def checkpoint(self, trainer: Trainer, kept: frozenset[int]) -> None:
         progress = trainer.progress
+        # First, because several processes may have to bring their parts together for it.
+        content = Checkpoint(progress.step, trainer.weights(), trainer.optimiser_state(), progress.as_dict())
         self.lease.check()
         lengths = {"metrics.jsonl": self.metrics.flush(sync=True)}
         if self.dense is not None:
@@ -64,7 +66,6 @@ class FolderSink:
         if progress.step not in self.checkpoints.steps():
             if progress.step not in kept:
                 self._set_rolling([*self._rolling(), progress.step])
-            content = Checkpoint(progress.step, trainer.weights(), trainer.optimiser_state(), progress.as_dict())
             self.checkpoints.save(content, lengths)
         self.tidy(trainer, kept)
         self.folder.set_status("running", progress.step)

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from inlearn.core.errors import UserError
 from inlearn.lab.request import split_reference
 from inlearn.runs.checkpoints import CheckpointStore
 from inlearn.runs.folder import RunFolder
+from inlearn.runs.remote_pull import bring
 from inlearn.training.trainer import Trainer
 
 
@@ -34,19 +33,19 @@ def resolve_step(store: CheckpointStore, run: str, which: str) -> int:
 def carry_over(trainer: Trainer, root: Path, parent: str) -> dict[str, Any]:
     """Copy every parameter whose name and shape agree; the report says which were carried and which are fresh."""
     run, step = split_reference(parent)
-    theirs = CheckpointStore(RunFolder.open(root, run).path).load(int(step)).weights
-    own = dict(trainer.model.named_parameters())
-    carried = [name for name, value in own.items() if name in theirs and theirs[name].shape == value.shape]
+    folder = RunFolder.open(root, run)
+    bring(folder.path, step)
+    theirs = CheckpointStore(folder.path).load(int(step)).weights
+    own = dict(trainer.parameters.layout)
+    carried = [name for name, shape in own.items() if name in theirs and theirs[name].shape == shape]
     if not carried:
         raise UserError(f"start={parent}: no parameter of that checkpoint fits this model by name and shape")
-    with torch.no_grad():
-        for name in carried:
-            own[name].copy_(theirs[name])
+    trainer.parameters.place({name: theirs[name] for name in carried})
     reshaped = [name for name in own if name in theirs and name not in carried]
     return {
         "parent": parent,
         "carried": carried,
         "fresh": [name for name in own if name not in carried],
-        "other_shape": {name: [list(theirs[name].shape), list(own[name].shape)] for name in reshaped},
+        "other_shape": {name: [list(theirs[name].shape), list(own[name])] for name in reshaped},
         "left_behind": [name for name in theirs if name not in own],
     }

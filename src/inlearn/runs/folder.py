@@ -38,6 +38,7 @@ from inlearn.core.files import (
 )
 from inlearn.runs.lease import lease_holder
 from inlearn.runs.locking import exclusive
+from inlearn.runs.remote_root import shown
 
 State = Literal["new", "running", "interrupted", "failed", "finished"]
 
@@ -230,17 +231,17 @@ def check_same(path: Path, config: Mapping[str, Any], study: Mapping[str, Any]) 
     if stored.study["kind"] != study["kind"]:
         raise UserError(f"{path} belongs to study {stored.study['kind']}, not {study['kind']}")
     given = json.loads(json.dumps(config["config"]))  # as it would be stored: tuples are lists
-    for key, old, new in _differences(stored.config["config"], given):
+    for key, old, new in differences(stored.config["config"], given):
         raise UserError(f"{path} belongs to another configuration: {key} is {old} there, {new} was asked for")
 
 
-def _differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, str, str]]:
-    """(dotted key, stored value, given value) where two configurations differ."""
+def differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, str, str]]:
+    """Of two JSON documents: (dotted key, stored value, given value) where two configurations differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         for name in [*old, *(name for name in new if name not in old)]:
             inner = f"{key}.{name}" if key else name
             if name in old and name in new:
-                yield from _differences(old[name], new[name], inner)
+                yield from differences(old[name], new[name], inner)
             else:
                 yield inner, _shown(old, name), _shown(new, name)
     elif old != new or type(old) is not type(new):
@@ -255,7 +256,7 @@ def _no_such_run(root: Path, reference: str, known: Iterable[str]) -> UserError:
     known = sorted(known)
     near = difflib.get_close_matches(reference, known, 3, 0.5)
     if not known:
-        return UserError(f"no run '{reference}': there are no runs in {root}")
+        return UserError(f"no run '{reference}': there are no runs in {shown(root)}")
     return UserError(
-        f"no run '{reference}' in {root}; {'nearest' if near else 'known'}: {', '.join(near or known[:8])}"
+        f"no run '{reference}' in {shown(root)}; {'nearest' if near else 'known'}: {', '.join(near or known[:8])}"
     )

@@ -17,6 +17,7 @@ from inlearn.core.files import read_json, remove_asides, write_json
 from inlearn.runs.locking import exclusive
 
 HEARTBEAT_SECONDS = 15.0
+LEAVE_SECONDS = 2.0  # how often a holder looks whether it is asked to leave
 STALE_SECONDS = 300.0  # twenty missed heartbeats: a loaded file server may drop some
 
 
@@ -39,7 +40,7 @@ def _pid_namespace() -> str:
         return ""
 
 
-def _process_lives(holder: dict[str, Any]) -> bool:
+def _processlives(holder: dict[str, Any]) -> bool:
     if holder["process_start"] is not None:
         return _process_start(holder["pid"]) == holder["process_start"]
     try:
@@ -63,25 +64,47 @@ def _read(folder: Path) -> tuple[dict[str, Any] | None, float] | None:
         return None, beat
 
 
-def _lives(holder: dict[str, Any] | None, beat: float, now: float) -> bool:
+def description(pid: int, token: str) -> dict[str, Any]:
+    """What a lease says of its holder, process `pid` of this machine."""
+    return {
+        "host": socket.gethostname(),
+        "pid": pid,
+        "namespace": _pid_namespace(),
+        "process_start": _process_start(pid),
+        "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "token": token,
+    }
+
+
+def lives(holder: dict[str, Any] | None, beat: float, now: float) -> bool:
+    """Whether the holder of a lease is there: its process on this machine, its last heartbeat from another."""
     if holder is not None and holder["host"] == socket.gethostname() and holder["namespace"] == _pid_namespace():
-        return _process_lives(holder)
+        return _processlives(holder)
     return now - beat < STALE_SECONDS
 
 
 def lease_holder(folder: Path) -> dict[str, Any] | None:
     """Who holds `folder` now: `host`, `pid`, `since`, `token`; None if nobody does or the holder is gone."""
     found = _read(folder)
-    if found is None or not _lives(*found, time.time()):
+    if found is None or not lives(*found, time.time()):
         return None
     return found[0] or {"host": "unknown", "pid": 0, "since": "unknown", "token": ""}
+
+
+class Held(UserError):
+    """Another live process holds the folder."""
+
+
+def ask_to_leave(folder: Path) -> None:
+    """Ask whoever holds `folder`, on any host that sees it, to save and stop; the next holder is not asked."""
+    write_json(folder / "leave.json", {"asked": time.strftime("%Y-%m-%d %H:%M:%S %z")})
 
 
 class Lease:
     """`with Lease(folder): ...` holds a run folder against every other process.
 
     A lease whose process is gone (same host), or whose heartbeat is older than five minutes (another host), is
-    taken over, and `say` is told so. A live one raises `UserError`. What a killed owner left half-written is removed.
+    taken over, and `say` is told so. A live one raises `Held`. What a killed owner left half-written is removed.
     Call `check()` before anything lasting is written: a process that slept through its lease must not go on.
     """
 
@@ -91,13 +114,15 @@ class Lease:
         self._say = say
         self._path = self.folder / "lease.json"
         self._stop = threading.Event()
+        self.asked_to_leave = False
 
     def __enter__(self) -> Lease:
         self._owner = os.getpid()
         with exclusive(self.folder / ".lease.lock") as lock:
             os.utime(lock.fileno())  # the file server's clock, not ours, dates heartbeats
             self._refuse_or_take_over(os.fstat(lock.fileno()).st_mtime)
-            write_json(self._path, self._content())
+            (self.folder / "leave.json").unlink(missing_ok=True)
+            write_json(self._path, description(self._owner, self.token))
             self._handle = os.open(self._path, os.O_RDONLY)
         for place in (self.folder, *(entry for entry in self.folder.iterdir() if entry.is_dir())):
             remove_asides(place)
@@ -111,25 +136,19 @@ class Lease:
         holder, beat = found
         owner = "an unknown process" if holder is None else f"process {holder['pid']} on {holder['host']}"
         since = "" if holder is None else f" since {holder['since']}"
-        if _lives(holder, beat, now):
-            raise UserError(f"{self.folder} is held by {owner}{since}; stop it first, or wait until it ends")
+        if lives(holder, beat, now):
+            raise Held(f"{self.folder} is held by {owner}{since}; stop it first, or wait until it ends")
         self._say(f"took over {self.folder} from {owner}, which held it{since} and is gone")
 
-    def _content(self) -> dict[str, Any]:
-        return {
-            "host": socket.gethostname(),
-            "pid": self._owner,
-            "namespace": _pid_namespace(),
-            "process_start": _process_start(self._owner),
-            "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
-            "token": self.token,
-        }
-
     def _beat(self) -> None:
-        # Through the open handle, so that a lease somebody else took over is never kept alive by us.
-        while not self._stop.wait(HEARTBEAT_SECONDS):
+        beaten = time.monotonic()
+        while not self._stop.wait(LEAVE_SECONDS):
             with contextlib.suppress(OSError):
-                os.utime(self._handle)
+                self.asked_to_leave = self.asked_to_leave or (self.folder / "leave.json").exists()
+                if time.monotonic() - beaten >= HEARTBEAT_SECONDS:
+                    # Through the open handle, so that a lease somebody else took over is never kept alive by us.
+                    os.utime(self._handle)
+                    beaten = time.monotonic()
 
     def _is_ours(self) -> bool:
         found = _read(self.folder)

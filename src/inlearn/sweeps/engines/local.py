@@ -1,0 +1,154 @@
+"""Runs on this machine: long-lived worker processes, one a core or one a GPU, so that torch is imported once.
+
+Workers talk JSON over a pipe. They come from a fork server that has imported torch and computed nothing, so a worker
+that died is replaced in milliseconds. A worker whose parent was killed ends its run and then itself.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from inlearn.sweeps.engine import Job, Report, Result
+from inlearn.sweeps.engines.config import LocalConfig
+
+POLL_SECONDS = 0.5
+
+
+class LocalEngine:
+    """`Engine` over processes of this machine; what workers print goes to `<plan folder>/workers/`."""
+
+    def __init__(self, config: LocalConfig, plan_folder: Path) -> None:
+        self.config, self.logs = config, plan_folder / "workers"
+        method = "spawn" if sys.platform == "darwin" else "forkserver"
+        self.context: Any = multiprocessing.get_context(method)
+        if method == "forkserver":
+            self.context.set_forkserver_preload(["inlearn.lab.session", "inlearn.sweeps.worker"])
+
+    def carry_out(self, jobs: Sequence[Job], report: Report, stop: Callable[[], bool]) -> None:
+        devices = _devices()
+        count = min(len(jobs), self.config.workers or len(devices) or len(os.sched_getaffinity(0)))
+        self.logs.mkdir(parents=True, exist_ok=True)
+        # A worker keeps its device, so several runs share a card only where more workers than cards are asked for.
+        places = [devices[n % len(devices)] if devices else None for n in range(count)]
+        waiting, stopping = deque(jobs), False
+        workers: list[_Worker] = []
+        try:
+            workers = [_Worker(self.context, n, place, self.logs) for n, place in enumerate(places)]
+            while True:
+                if not stopping and stop():
+                    stopping = True
+                    for worker in workers:
+                        worker.ask_to_leave()
+                for worker in workers:
+                    if worker.job is None and waiting and not stopping:
+                        worker.begin(waiting.popleft())
+                busy = [worker for worker in workers if worker.job is not None]
+                if not busy:
+                    return
+                ready = wait([end for worker in busy for end in worker.ends()], POLL_SECONDS)
+                for worker in busy:
+                    if any(end in ready for end in worker.ends()):
+                        report(worker.result(stopping))
+        finally:
+            for worker in workers:
+                worker.end()
+
+
+class _Worker:
+    """One process and the job that it has, if any."""
+
+    def __init__(self, context: Any, number: int, device: str | None, logs: Path) -> None:
+        self._make = lambda: self._start(context, number, device, logs)
+        self.job: Job | None = None
+        self._make()
+
+    def _start(self, context: Any, number: int, device: str | None, logs: Path) -> None:
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(
+            target=_serve, args=(theirs, device, str(logs / f"{number}.log")), name=f"inlearn-worker-{number}"
+        )
+        self.process.start()
+        theirs.close()
+
+    def ends(self) -> tuple[Connection, int]:
+        """What becomes ready when the job is done or the process is gone."""
+        return self.pipe, self.process.sentinel
+
+    def begin(self, job: Job) -> None:
+        self.job = job
+        try:
+            self.pipe.send_bytes(json.dumps(asdict(job)).encode())
+        except OSError:  # it died while it was idle: the job is not to blame
+            self.process.join()
+            self._make()
+            self.pipe.send_bytes(json.dumps(asdict(job)).encode())
+
+    def result(self, stopping: bool) -> Result:
+        """The result of the job that has ended, with this process or without it; the next one finds a live worker."""
+        job, self.job = self.job, None
+        try:
+            return Result(**json.loads(self.pipe.recv_bytes()))
+        except (EOFError, OSError):
+            self.process.join()
+        code = self.process.exitcode
+        if stopping:  # it had not come so far that a signal can be noted
+            return Result(job.id, "interrupted", "stopped before its first step")
+        self.pipe.close()
+        self._make()
+        how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit status {code}"
+        return Result(job.id, "lost", f"its worker process ended with {how}")
+
+    def ask_to_leave(self) -> None:
+        if self.job is not None and self.process.is_alive():
+            os.kill(self.process.pid, signal.SIGTERM)
+
+    def end(self) -> None:
+        """Idle workers leave when their pipe closes; one that is still at work was broken off, and is killed."""
+        self.pipe.close()
+        if self.job is not None:
+            self.process.kill()
+        self.process.join()
+
+
+def _serve(pipe: Connection, device: str | None, log: str) -> None:
+    """The whole life of a worker process."""
+    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    for stream in (1, 2):
+        os.dup2(handle, stream)
+    # Ctrl-C reaches the whole terminal's group; the parent says what it means. While training, the run itself listens.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    from inlearn.sweeps.worker import carry_out
+
+    while True:
+        try:
+            job = json.loads(pipe.recv_bytes())
+        except (EOFError, OSError):
+            return
+        overrides = tuple(job["overrides"])
+        if device is not None and not any(o.split("=")[0] in ("device", "execution.device") for o in overrides):
+            overrides += (f"execution.device={device}",)
+        result = carry_out(Job(**job | {"overrides": overrides}))
+        try:
+            pipe.send_bytes(json.dumps(asdict(result)).encode())
+        except OSError:
+            return
+
+
+def _devices() -> list[str]:
+    """cuda:0, cuda:1, … ; nothing is imported on a machine without a card."""
+    if shutil.which("nvidia-smi") is None:
+        return []
+    import torch
+
+    return [f"cuda:{n}" for n in range(torch.cuda.device_count())]

@@ -1,0 +1,156 @@
+"""A plan's folder `<root>/.plans/<name>`. It says which runs belong to the plan; how they stand, their folders say.
+
+plan.json    the document as it was asked for
+runs.jsonl   one line a run: id, axes, overrides, last (the step it is asked to reach)
+log.jsonl    one line for every attempt: id, state, reason, engine, time of day
+leave.json   there while the plan is asked to stop
+workers/  slurm/  ray/   what engines keep
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from inlearn.core.configuration import digest
+from inlearn.core.errors import UserError, unknown
+from inlearn.core.files import machine_faults, new_folder, read_json, write_json, write_text
+from inlearn.runs.folder import NAME
+from inlearn.runs.locking import exclusive
+from inlearn.runs.metrics import read_lines
+from inlearn.sweeps.engine import Result
+from inlearn.sweeps.plan import Plan
+from inlearn.sweeps.planned import PlannedRun
+
+
+@dataclass(frozen=True)
+class Changed:
+    """A run of a stored plan that the same words ask for under another id now."""
+
+    before: PlannedRun
+    now: PlannedRun
+
+
+class PlanFolder:
+    """One plan below a root."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def root(self) -> Path:
+        return self.path.parent.parent
+
+    @cached_property
+    def document(self) -> dict[str, Any]:
+        return read_json(self.path / "plan.json")
+
+    @cached_property
+    def runs(self) -> list[PlannedRun]:
+        lines = read_lines(self.path / "runs.jsonl")
+        return [PlannedRun(x["id"], x["axes"], tuple(x["overrides"]), x["last"]) for x in lines]
+
+    # ------------------------------------------------------------ attempts
+
+    def note(self, result: Result, engine: str) -> None:
+        line = asdict(result) | {"engine": engine, "at": time.strftime("%Y-%m-%d %H:%M:%S %z")}
+        with machine_faults(self.path), (self.path / "log.jsonl").open("ab") as file:
+            file.write(json.dumps(line).encode() + b"\n")  # one write: lines of two processes do not mix
+
+    def last_results(self) -> dict[str, dict[str, Any]]:
+        """The last attempt at each run, by id."""
+        return {line["id"]: line for line in read_lines(self.path / "log.jsonl")}
+
+    # ------------------------------------------------------------ stopping
+
+    def ask_to_leave(self) -> None:
+        write_json(self.path / "leave.json", {"asked": time.strftime("%Y-%m-%d %H:%M:%S %z")})
+
+    def asked_to_leave(self, since: float) -> bool:
+        """Whether the plan was asked to stop after `since` (seconds since the epoch)."""
+        try:
+            return os.stat(self.path / "leave.json").st_mtime >= since
+        except FileNotFoundError:
+            return False
+
+
+def plans(root: Path) -> list[PlanFolder]:
+    """Every plan below `root`, by name."""
+    folder = root / ".plans"
+    if not folder.is_dir():
+        return []
+    return [PlanFolder(path) for path in sorted(folder.iterdir()) if (path / "runs.jsonl").exists()]
+
+
+def open_plan(root: Path, name: str) -> PlanFolder:
+    """The plan called `name`, or the one that a YAML file of that path was started as."""
+    name = Path(name).stem if name.endswith((".yaml", ".yml")) else name
+    known = {plan.name: plan for plan in plans(root)}
+    if name not in known:
+        if not known:
+            raise UserError(f"no plan '{name}': there are no plans in {root}")
+        raise unknown("plan", name, known)
+    return known[name]
+
+
+def default_name(plan: Plan) -> str:
+    """The plan's own name, or one that the same plan always gets."""
+    content = plan.model_dump(mode="json", by_alias=True, exclude={"name"})
+    return plan.name or f"{Path(plan.study).stem}-{digest(content)[:6]}"
+
+
+def store_plan(
+    root: Path, plan: Plan, runs: Sequence[PlannedRun], renew: bool = False
+) -> tuple[PlanFolder, list[Changed]]:
+    """Make or open the plan's folder, and the runs that the same words gave another id before.
+
+    A plan may grow under its name. One that would lose runs is another plan, and refused: nothing is written then.
+    Changed runs keep their stored ids, so that what was trained stays in the plan; `renew` takes the new ones.
+    """
+    name = default_name(plan)
+    if not NAME.fullmatch(name):
+        raise UserError(
+            f"plan name = {name}: expected up to 100 letters, digits and _ . - beginning with none of . and -"
+        )
+    path = root / ".plans" / name
+    with machine_faults(root):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    document = plan.model_dump(mode="json", by_alias=True) | {"name": name}
+    with exclusive(path.parent / ".lock"):
+        if not path.exists():
+            with new_folder(path) as aside:
+                write_json(aside / "plan.json", document)
+                _write_runs(aside, runs)
+            return PlanFolder(path), []
+        old = {run.overrides: run for run in PlanFolder(path).runs}
+        new = {run.overrides: run for run in runs}
+        if lost := [run for words, run in old.items() if words not in new and run.id not in {r.id for r in runs}]:
+            raise UserError(
+                f"plan '{name}' in {root} is another one: {len(lost)} of its {len(old)} runs are not in this plan "
+                f"(the first: {' '.join(lost[0].overrides)}); choose another name with --name"
+            )
+        changed = [
+            Changed(old[words], run)
+            for words, run in new.items()
+            if words in old and old[words].id != run.id and (root / old[words].id).exists() and not renew
+        ]
+        stay = {change.now.id: change.before for change in changed}
+        merged = [stay.get(run.id, run) for run in runs]
+        if merged != PlanFolder(path).runs or document != PlanFolder(path).document:
+            _write_runs(path, merged)
+            write_json(path / "plan.json", document)
+    return PlanFolder(path), changed
+
+
+def _write_runs(path: Path, runs: Sequence[PlannedRun]) -> None:
+    write_text(path / "runs.jsonl", "".join(json.dumps(asdict(run), ensure_ascii=False) + "\n" for run in runs))

@@ -1,0 +1,104 @@
+"""From a plan to its runs: each point composed and checked, with the id that its folder has. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from inlearn.core.errors import UserError
+from inlearn.lab import discovery
+from inlearn.lab.config import RunBase, full_key, run_config
+from inlearn.lab.request import Request, request
+from inlearn.sweeps.plan import Plan, Point, points
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a plan. `axes`: what varies in the plan, by key, as the configuration understood it.
+
+    `last`: the step that it is asked to reach (training.until, or training.steps).
+    """
+
+    id: str
+    axes: dict[str, Any]
+    overrides: tuple[str, ...]
+    last: int
+
+    @property
+    def label(self) -> str:
+        return " ".join(f"{key}={value}" for key, value in self.axes.items()) or self.id
+
+
+def planned(plan: Plan, root: Path) -> tuple[list[PlannedRun], list[str]]:
+    """The runs that `plan` asks for below `root`, in order and each once, and remarks on the plan.
+
+    Raises `UserError` for the first point that cannot be a run.
+    """
+    found = discovery.study(plan.study)
+    every, remarks = points(plan, spelling(found))
+    axes = [key for key in dict.fromkeys(k for point in every for k in point) if len({p.get(key) for p in every}) > 1]
+    runs: dict[str, PlannedRun] = {}
+    names: dict[str, str] = {}
+    for point in every:
+        asked = _request(found, point, axes, root)
+        _note_name(names, asked)
+        varies = {key: _value(asked.config, key) for key in axes if key in point}
+        run = PlannedRun(asked.id, varies, _texts(point), asked.config.training.last)
+        runs.setdefault(asked.id, run)
+    if len(runs) < len(every):
+        remarks.append(f"{len(every):,} points are {len(runs):,} different runs")
+    return list(runs.values()), remarks
+
+
+def spelling(found: discovery.FoundStudy) -> Callable[[str], str]:
+    """The one spelling of a key: `study.task.count` and `task.count` are the same, an unknown key is refused."""
+    root, known = run_config(found.config), {}
+
+    def same(key: str) -> str:
+        if key not in known:
+            plain = key.startswith("$") or key == "preset"
+            known[key] = key if plain else full_key(key, root).removeprefix("study.")
+        return known[key]
+
+    return same
+
+
+def _request(found: discovery.FoundStudy, point: Point, axes: Sequence[str], root: Path) -> Request:
+    try:
+        return request(found, _texts(point), root)
+    except UserError as error:
+        where = ", ".join(f"{key}={point[key]}" for key in axes if key in point)
+        raise UserError(f"{error} (at {where})" if where else str(error)) from None
+
+
+def document_of(root: Path, study: str, run: PlannedRun) -> dict[str, Any]:
+    """What config.json of the run would hold."""
+    return request(discovery.study(study), run.overrides, root).document
+
+
+def _note_name(names: dict[str, str], asked: Request) -> None:
+    """Note the name of a run; `UserError` where another run of the plan has it."""
+    name = asked.config.name
+    if name is not None and names.setdefault(name, asked.id) != asked.id:
+        raise UserError(
+            f"name={name} would name several runs; put what differs into it, as in name=m{{task.count}}_s{{seed}}"
+        )
+
+
+def _texts(point: Point) -> tuple[str, ...]:
+    return tuple(f"{key}={value}" for key, value in point.items())
+
+
+def _value(config: RunBase, key: str) -> Any:
+    """The value at `key` as JSON has it; of a choice by kind, its kind."""
+    first = key.partition(".")[0]
+    node: Any = config if first in type(config).model_fields else config.study
+    for name in key.split("."):
+        node = getattr(node, name, None)
+    if isinstance(node, BaseModel):
+        return getattr(node, "kind", None) or node.model_dump(mode="json")
+    return list(node) if isinstance(node, tuple) else node

@@ -1,0 +1,97 @@
+"""One invocation of `inlearn sweep`, from its words to what it did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from inlearn.core.configuration import Tree, assign, resolve, split_override
+from inlearn.runs.folder import RunFolder, differences
+from inlearn.sweeps.coordinate import Summary, carry_out
+from inlearn.sweeps.engines.config import EngineConfig, Invocation
+from inlearn.sweeps.folder import Changed, PlanFolder, store_plan
+from inlearn.sweeps.plan import Plan, read_plan, with_overrides
+from inlearn.sweeps.planned import document_of, planned
+from inlearn.sweeps.standing import Standing, count, standings
+
+Say = Callable[[str], None]
+
+
+def asked_for(words: str, overrides: Sequence[str] = (), name: str | None = None) -> tuple[Plan, EngineConfig]:
+    """The plan and the engine that the command line means. `words`: a study's name or file, or a plan's file."""
+    engine: Tree = {}
+    ours = [text for text in overrides if split_override(text)[0].partition(".")[0] == "engine"]
+    for text in sorted(ours, key=lambda text: "." in text.partition("=")[0]):  # the choice before its keys
+        assign(Invocation, engine, *split_override(text))
+    if words.endswith((".yaml", ".yml")):
+        plan = read_plan(Path(words))
+    else:
+        plan = Plan(study=str(Path(words).resolve()) if words.endswith(".py") else words)
+    plan = with_overrides(plan, [text for text in overrides if text not in ours])
+    return (plan.model_copy(update={"name": name}) if name else plan), resolve(Invocation, engine).engine
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a plan stands after an invocation, and what that invocation did."""
+
+    plan: PlanFolder
+    summary: Summary
+    changed: Sequence[Changed]
+
+    @property
+    def standings(self) -> list[Standing]:
+        return standings(self.plan.root, self.plan.runs)
+
+    def problem(self) -> str | None:
+        """One sentence on what is not as it was asked to be, or None. Being asked to stop is no problem."""
+        failed = [standing for standing in self.standings if standing.state in ("failed", "damaged")]
+        done = {standing.run.id for standing in self.standings if standing.done}
+        unsent = [result for result in self.summary.of("failed") if result.id in done]  # whole here, not in storage
+        refused, lost = self.summary.of("refused"), self.summary.of("lost")
+        parts = []
+        if failed:
+            parts.append(f"{len(failed):,} failed (--retry failed carries them out once more)")
+        if unsent:
+            parts.append(f"{len(unsent):,} finished and are not whole in storage: {unsent[0].reason}")
+        if refused:
+            parts.append(f"{len(refused):,} refused: {refused[0].reason}")
+        if lost:
+            parts.append(f"{len(lost):,} lost their worker again and again: {lost[0].reason}")
+        if self.changed:
+            parts.append(f"{len(self.changed):,} were made under another preset or version (--renew)")
+        if not parts:
+            return None
+        parts += [self.summary.stopped] if self.summary.stopped else []
+        return f"plan {self.plan.name}: {'; '.join(parts)}. `inlearn status {self.plan.name}` shows each run"
+
+
+def sweep(
+    plan: Plan, engine: EngineConfig, root: Path, say: Say = print, retry_failed: bool = False, renew: bool = False
+) -> Outcome:
+    """Carry out what is left of `plan` below `root`; `UserError` where it cannot be a plan, before anything is made."""
+    wanted, remarks = planned(plan, root)
+    for remark in remarks:
+        say(f"note: {remark}")
+    folder, changed = store_plan(root, plan, wanted, renew)
+    for change in changed:
+        say(_why_changed(folder, change))
+    say(f"plan {folder.name}: {len(folder.runs):,} runs: {count(standings(root, folder.runs))}")
+    summary = carry_out(folder, engine, say, retry_failed, {change.before.id for change in changed})
+    outcome = Outcome(folder, summary, changed)
+    say(f"plan {folder.name}: {count(outcome.standings)}")
+    if summary.stopped in ("interrupted", "cancelled"):
+        say(f"{summary.stopped}: everything is saved; the same command goes on")
+    return outcome
+
+
+def _why_changed(plan: PlanFolder, change: Changed) -> str:
+    """Which key of a run that is there already another preset or version would make different."""
+    stored = RunFolder(plan.root / change.before.id).config
+    asked = document_of(plan.root, plan.document["study"], change.now)
+    key, old, new = next(differences(stored["config"], asked["config"]))
+    return (
+        f"run {change.before.id} ({change.before.label}) was made with {key} = {old}; the same words mean {new} now. "
+        "It is left as it is; --renew plans it as a new run"
+    )

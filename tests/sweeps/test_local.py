@@ -1,0 +1,253 @@
+"""Sweeps on this machine with real processes: killed, interrupted, cancelled, started twice, failing."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import inlearn
+from inlearn.core.errors import EnvironmentFault, UserError
+from inlearn.lab.session import start
+from inlearn.runs.folder import RunFolder
+from inlearn.runs.lease import lease_holder
+from inlearn.runs.metrics import read_lines
+from inlearn.sweeps.coordinate import carry_out
+from inlearn.sweeps.engines.config import LocalConfig
+from inlearn.sweeps.folder import PlanFolder, store_plan
+from inlearn.sweeps.plan import Plan, with_overrides
+from inlearn.sweeps.planned import planned
+from inlearn.sweeps.standing import standings
+
+
+def store(root: Path, overrides: list[str], study: str = "regression", name: str = "test") -> PlanFolder:
+    plan = with_overrides(Plan(study=study, name=name), overrides)
+    return store_plan(root, plan, planned(plan, root)[0])[0]
+
+
+def states(plan: PlanFolder) -> list[str]:
+    return [standing.state for standing in standings(plan.root, plan.runs)]
+
+
+def trained(root: Path, id: str) -> list[tuple[int, int]]:
+    """(first, last step) of every process that worked on a run."""
+    return [(s["from_step"], s["to_step"]) for s in RunFolder(root / id).segments]
+
+
+def assert_same_results(plan: PlanFolder, elsewhere: Path, study: str = "regression") -> None:
+    """Every run has the bytes that one process makes, undisturbed, in another folder."""
+    for run in plan.runs:
+        alone = start(study, run.overrides, elsewhere, lambda text: None).path
+        for name in ("metrics.jsonl", "references.jsonl", weights(run.last)):
+            assert (plan.root / run.id / name).read_bytes() == (alone / name).read_bytes(), name
+
+
+def weights(step: int) -> str:
+    return f"checkpoints/{step:09d}/weights.safetensors"
+
+
+def begin(root: Path, *words: str) -> subprocess.Popen:
+    """`inlearn sweep` as its own process group, as a shell starts it."""
+    command = [sys.executable, "-m", "inlearn.cli.main", "sweep", "regression", *words, "--runs", str(root)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def wait_until(condition, process: subprocess.Popen | None = None, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it never came to that"
+        assert process is None or process.poll() is None, process.stderr.read()
+        time.sleep(0.02)
+
+
+def holder_pid(folder: Path) -> int | None:
+    holder = lease_holder(folder) if folder.exists() else None
+    return holder["pid"] if holder else None
+
+
+LONG = ["training.steps=600", 'record.checkpoints={"kind":"every","steps":50}', 'record.evaluations={"kind":"never"}']
+
+
+def longer(tiny: tuple[str, ...]) -> list[str]:
+    keys = {text.partition("=")[0] for text in LONG}
+    return [text for text in tiny if text.partition("=")[0] not in keys] + LONG
+
+
+def test_a_plan_is_carried_out_once_and_equals_single_runs(tiny, tmp_path):
+    plan = store(tmp_path / "runs", [*tiny, "task.count=1,inf", "seed=range(2)"])
+    said: list[str] = []
+    summary = carry_out(plan, LocalConfig(workers=2), said.append)
+    assert {result.state for result in summary.results.values()} == {"finished"} and not summary.stopped
+    assert states(plan) == ["finished"] * 4
+    assert_same_results(plan, tmp_path / "alone")
+    again = carry_out(plan, LocalConfig(workers=2), said.append)
+    assert not again.results and all(len(trained(plan.root, run.id)) == 1 for run in plan.runs)
+    further = store(tmp_path / "runs", [*tiny, "task.count=1,inf", "seed=range(3)"])
+    assert set(carry_out(further, LocalConfig(workers=1), said.append).results) == {
+        run.id for run in further.runs if run.axes["seed"] == 2
+    }
+
+
+def test_a_killed_worker_loses_nothing(tiny, tmp_path):
+    process = begin(tmp_path, *longer(tiny), "seed=range(3)", "--name", "test", "engine.workers=2")
+    wait_until((tmp_path / ".plans" / "test" / "runs.jsonl").exists, process)
+    plan = PlanFolder(tmp_path / ".plans" / "test")
+    first = tmp_path / plan.runs[0].id
+    wait_until(lambda: (first / weights(50)).exists(), process)
+    os.kill(holder_pid(first), signal.SIGKILL)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 0, said
+    assert "SIGKILL" in said and states(plan) == ["finished"] * 3
+    lost = [line for line in read_lines(plan.path / "log.jsonl") if line["state"] == "lost"]
+    assert [line["id"] for line in lost] == [plan.runs[0].id]
+    assert_same_results(plan, tmp_path / "alone")
+
+
+def test_an_interrupted_sweep_goes_on(tiny, tmp_path):
+    words = [*longer(tiny), "seed=range(4)", "--name", "test", "engine.workers=2"]
+    process = begin(tmp_path, *words)
+    wait_until((tmp_path / ".plans" / "test" / "runs.jsonl").exists, process)
+    plan = PlanFolder(tmp_path / ".plans" / "test")
+    wait_until(lambda: (tmp_path / plan.runs[0].id / weights(50)).exists(), process)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to everybody
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 0 and "the same command goes on" in said, said
+    assert "running" not in states(plan) and "finished" not in states(plan)
+    assert not any(lease_holder(tmp_path / run.id) for run in plan.runs if (tmp_path / run.id).exists())
+    process = begin(tmp_path, *words)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 0 and states(plan) == ["finished"] * 4, said
+    assert_same_results(plan, tmp_path / "alone")
+
+
+def test_two_sweeps_of_one_plan_share_the_work(tiny, tmp_path):
+    words = [*longer(tiny), "seed=range(4)", "--name", "test", "engine.workers=1"]
+    both = [begin(tmp_path, *words) for _ in range(2)]
+    said = [process.communicate(timeout=180)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    plan = PlanFolder(tmp_path / ".plans" / "test")
+    assert states(plan) == ["finished"] * 4
+    assert [trained(tmp_path, run.id) for run in plan.runs] == [[(0, 600)]] * 4
+    results = read_lines(plan.path / "log.jsonl")
+    assert {line["state"] for line in results} <= {"finished", "busy"}
+
+
+def test_cancel_reaches_the_sweep_and_its_runs(tiny, tmp_path):
+    words = [*longer(tiny), "seed=range(4)", "--name", "test", "engine.workers=2"]
+    process = begin(tmp_path, *words)
+    wait_until((tmp_path / ".plans" / "test" / "runs.jsonl").exists, process)
+    plan = PlanFolder(tmp_path / ".plans" / "test")
+    wait_until(lambda: (tmp_path / plan.runs[0].id / weights(50)).exists(), process)
+    asked = subprocess.run(
+        [sys.executable, "-m", "inlearn.cli.main", "cancel", "test", "--runs", str(tmp_path)],
+        capture_output=True,
+        text=True,
+    )
+    assert asked.returncode == 0 and "asked to save and stop" in asked.stderr
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 0 and "cancelled: everything is saved" in said, said
+    left = states(plan)
+    assert "running" not in left and "planned" in left
+    said = begin(tmp_path, *words).communicate(timeout=120)[1]
+    assert states(plan) == ["finished"] * 4, said
+
+
+def test_a_sweep_from_python(tiny, tmp_path):
+    runs = inlearn.sweep("regression", *tiny, "seed=range(2)", "engine.workers=1", root=tmp_path, name="mine")
+    assert runs.table["state"].tolist() == ["finished"] * 2 and runs.table["seed"].tolist() == [0, 1]
+    with pytest.raises(EnvironmentFault, match="1 failed"):
+        plain = [text for text in tiny if not text.startswith("training.rate")]
+        inlearn.sweep("regression", *plain, "training.rate=1e30,0.01", root=tmp_path, name="bad")
+
+
+@pytest.mark.parametrize("stop", [False, True])
+def test_a_failure_stops_the_sweep_or_not(tiny, tmp_path, stop):
+    plain = [text for text in tiny if not text.startswith("training.rate")]
+    plan = store(tmp_path, [*plain, "training.rate=1e30,0.01,0.02,0.03"])
+    summary = carry_out(plan, LocalConfig(workers=1, stop_on_failure=stop), lambda text: None)
+    assert summary.of("failed")[0].id == plan.runs[0].id
+    assert "is nan" in summary.of("failed")[0].reason or "not finite" in summary.of("failed")[0].reason
+    assert states(plan) == (["failed", *["planned"] * 3] if stop else ["failed", *["finished"] * 3])
+    assert summary.stopped.startswith("stopped at the first failure") == stop
+    again = carry_out(plan, LocalConfig(workers=1), lambda text: None)
+    assert plan.runs[0].id not in again.results
+    retried = carry_out(plan, LocalConfig(workers=1), lambda text: None, retry_failed=True)
+    assert set(retried.results) == {plan.runs[0].id} and retried.of("failed")
+
+
+def test_what_one_worker_cannot_write_stops_no_other(tiny, tmp_path):
+    """A folder in the way, and a disk that is full: those two runs fail, the others finish."""
+    plan = store(tmp_path, [*tiny, "seed=range(4)"])
+    in_the_way, full = (tmp_path / run.id for run in plan.runs[1:3])
+    in_the_way.mkdir()
+    start("regression", [*plan.runs[2].overrides, "training.until=15"], tmp_path, lambda text: None)
+    with small_disk(full):
+        summary = carry_out(plan, LocalConfig(workers=2), lambda text: None)
+        assert states(plan)[:2] == ["finished", "damaged"] and states(plan)[3] == "finished"
+        assert "the disk is full" in summary.results[full.name].reason
+        assert summary.results[full.name].state == "failed" and in_the_way.name not in summary.results
+    in_the_way.rmdir()
+    carry_out(plan, LocalConfig(workers=2), lambda text: None, retry_failed=True)
+    assert states(plan) == ["finished"] * 4
+    assert_same_results(plan, tmp_path / "alone")
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[None]:
+    """Put `folder` on a disk of its own with no room for another checkpoint; give it back with what it held before."""
+    kept = folder.with_name(f"kept-{folder.name}")
+    shutil.copytree(folder, kept)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", folder], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a tmpfs here: {mounted.stderr.strip()}")
+    try:
+        shutil.copytree(kept, folder, dirs_exist_ok=True)
+        with contextlib.suppress(OSError), (folder / "filler").open("wb", buffering=0) as filler:
+            while True:
+                filler.write(bytes(4096))
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+        shutil.rmtree(kept)
+
+
+def test_two_plans_of_one_name_are_refused(tiny, tmp_path):
+    store(tmp_path, [*tiny, "seed=range(3)"])
+    before = (tmp_path / ".plans" / "test" / "runs.jsonl").read_bytes()
+    with pytest.raises(UserError, match="3 of its 3 runs are not in this plan"):
+        store(tmp_path, [*tiny, "seed=range(3)", "model.dropout=0.1"])
+    assert (tmp_path / ".plans" / "test" / "runs.jsonl").read_bytes() == before
+
+
+def test_a_run_made_under_another_preset_is_left_alone(lookup, tmp_path):
+    """The user edits a preset after some runs are done: those stay as they are, the rest of the plan is carried out."""
+    study = tmp_path / "mine.py"
+    source = Path(lookup).read_text()
+    study.write_text(source + '\nPRESETS = {"p": {"training": {"steps": 20, "batch": 8}}}\n')
+    words = ["preset=p", "model.width=8", "model.layers=1", "model.heads=1"]
+    plan = with_overrides(Plan(study=str(study), name="test"), [*words, "seed=range(2)"])
+    folder, _ = store_plan(tmp_path / "runs", plan, planned(plan, tmp_path / "runs")[0])
+    carry_out(folder, LocalConfig(workers=1), lambda text: None)
+    before = [(folder.root / run.id / weights(20)).read_bytes() for run in folder.runs]
+    study.write_text(source + '\nPRESETS = {"p": {"training": {"steps": 30, "batch": 8}}}\n')
+    command = [sys.executable, "-m", "inlearn.cli.main", "sweep", str(study), *words, "seed=range(3)"]
+    command += ["--name", "test", "--runs", str(tmp_path / "runs")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1 and "2 were made under another preset" in done.stderr, done.stderr
+    assert "training.steps = 20; the same words mean 30 now" in done.stderr, done.stderr
+    after = PlanFolder(folder.path)
+    assert states(after) == ["finished"] * 3 and [run.id for run in after.runs[:2]] == [run.id for run in folder.runs]
+    assert before == [(folder.root / r.id / weights(20)).read_bytes() for r in folder.runs]
+    done = subprocess.run([*command, "--renew"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [run.last for run in PlanFolder(folder.path).runs] == [30] * 3
