@@ -40,7 +40,7 @@ def _pid_namespace() -> str:
         return ""
 
 
-def _processlives(holder: dict[str, Any]) -> bool:
+def _process_lives(holder: dict[str, Any]) -> bool:
     if holder["process_start"] is not None:
         return _process_start(holder["pid"]) == holder["process_start"]
     try:
@@ -79,7 +79,7 @@ def description(pid: int, token: str) -> dict[str, Any]:
 def lives(holder: dict[str, Any] | None, beat: float, now: float) -> bool:
     """Whether the holder of a lease is there: its process on this machine, its last heartbeat from another."""
     if holder is not None and holder["host"] == socket.gethostname() and holder["namespace"] == _pid_namespace():
-        return _processlives(holder)
+        return _process_lives(holder)
     return now - beat < STALE_SECONDS
 
 
