@@ -29,18 +29,23 @@ from inlearn.runs.remote_store import PROBE_SECONDS, RemoteStore, Stored
 AT_ONCE = 16
 # Looked at only in the run's own page or by its own analyses: fetched when a run is taken up, not to list it.
 LARGE = re.compile(r"checkpoints/(\d{9,}|damaged)/.*|(trajectory|figures|analysis|tensorboard|wandb)/.*|report\.html")
+# What no single run owns: which name stands for which run, and what belongs to a plan.
+SHARED = re.compile(rf"\.names/{NAME.pattern}|\.plans/{NAME.pattern}/(plan\.json|runs\.jsonl)")
 WHOLE = ("config.json", "study.json", "status.json")  # without these it is no run yet
 
 
 def refresh_root(root: Path) -> None:
-    """Bring the small files of every run below `root` up to date, and the runs' names. Nothing is fetched twice."""
+    """Bring the small files of every run below `root` up to date, runs' names and plans. Nothing is fetched twice."""
     store = RemoteStore(url_of(root))
     runs: dict[str, dict[str, Stored]] = defaultdict(dict)
+    shared: list[Stored] = []
     for stored in store.list(patience=PROBE_SECONDS):
         top, _, name = stored.key.partition("/")
-        if ID.fullmatch(top) or top == ".names":
+        if ID.fullmatch(top):
             runs[top][name] = stored
-    _pull_names(store, root, runs.pop(".names", {}))
+        elif SHARED.fullmatch(stored.key):
+            shared.append(stored)
+    _pull_shared(store, root, shared)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         list(pool.map(lambda id: _refresh_run(store, root, id, runs[id]), runs))
 
@@ -69,12 +74,12 @@ def sole(root: Path, id: str) -> Iterator[None]:
         yield
 
 
-def _pull_names(store: RemoteStore, root: Path, objects: Objects) -> None:
-    for name, stored in objects.items():
-        path = root / ".names" / name
+def _pull_shared(store: RemoteStore, root: Path, objects: Iterable[Stored]) -> None:
+    for stored in objects:
+        path = root / stored.key
         held = path.read_bytes() if path.exists() else b""
-        if NAME.fullmatch(name) and hashlib.md5(held, usedforsecurity=False).hexdigest() != stored.tag.strip('"'):
-            write_bytes(path, store.get(f".names/{name}")[0], sync=False)
+        if hashlib.md5(held, usedforsecurity=False).hexdigest() != stored.tag.strip('"'):
+            write_bytes(path, store.get(stored.key)[0], sync=False)
 
 
 def run_objects(store: RemoteStore, id: str) -> dict[str, Stored]:

@@ -24,6 +24,7 @@ from inlearn.core.files import machine_faults, new_folder, read_json, write_json
 from inlearn.runs.folder import NAME
 from inlearn.runs.locking import exclusive
 from inlearn.runs.metrics import read_lines
+from inlearn.runs.remote_root import url_of
 from inlearn.sweeps.engine import Result
 from inlearn.sweeps.plan import Plan
 from inlearn.sweeps.planned import PlannedRun
@@ -131,6 +132,7 @@ def store_plan(
             with new_folder(path) as aside:
                 write_json(aside / "plan.json", document)
                 _write_runs(aside, runs)
+            _send(path)
             return PlanFolder(path), []
         old = {run.overrides: run for run in PlanFolder(path).runs}
         new = {run.overrides: run for run in runs}
@@ -149,8 +151,20 @@ def store_plan(
         if merged != PlanFolder(path).runs or document != PlanFolder(path).document:
             _write_runs(path, merged)
             write_json(path / "plan.json", document)
+            _send(path)
     return PlanFolder(path), changed
 
 
 def _write_runs(path: Path, runs: Sequence[PlannedRun]) -> None:
     write_text(path / "runs.jsonl", "".join(json.dumps(asdict(run), ensure_ascii=False) + "\n" for run in runs))
+
+
+def _send(path: Path) -> None:
+    """Where the root is in object storage, other machines find the plan there."""
+    root = path.parent.parent
+    if (url := url_of(root)) is not None:
+        from inlearn.runs.remote_store import RemoteStore
+
+        store = RemoteStore(url)
+        for name in ("plan.json", "runs.jsonl"):
+            store.put(f".plans/{path.name}/{name}", (path / name).read_bytes())

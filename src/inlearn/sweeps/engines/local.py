@@ -126,8 +126,9 @@ def _serve(pipe: Connection, device: str | None, log: str) -> None:
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     for stream in (1, 2):
         os.dup2(handle, stream)
-    # Ctrl-C reaches the whole terminal's group; the parent says what it means. While training, the run itself listens.
+    # Ctrl-C reaches the whole terminal's group. A worker without a job leaves it to the parent to say what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    from inlearn.lab.interrupts import interrupts
     from inlearn.sweeps.worker import carry_out
 
     while True:
@@ -138,7 +139,8 @@ def _serve(pipe: Connection, device: str | None, log: str) -> None:
         overrides = tuple(job["overrides"])
         if device is not None and not any(o.split("=")[0] in ("device", "execution.device") for o in overrides):
             overrides += (f"execution.device={device}",)
-        result = carry_out(Job(**job | {"overrides": overrides}))
+        with interrupts():  # a request to stop counts from the first moment, not only once training has begun
+            result = carry_out(Job(**job | {"overrides": overrides}))
         try:
             pipe.send_bytes(json.dumps(asdict(result)).encode())
         except OSError:
