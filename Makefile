@@ -30,7 +30,7 @@ lint: $(VENV)/ready
 	$(BIN)/ruff format --check .
 
 bench: $(VENV)/ready
-	for table in step evaluation references small_costs; do $(BIN)/python benchmarks/$$table.py || exit 1; done
+	for table in step evaluation references small_costs query sweeps; do $(BIN)/python benchmarks/$$table.py || exit 1; done
 
 claims: $(VENV)/ready
 	$(BIN)/inlearn reproduce --tier seconds
