@@ -23,7 +23,7 @@ from inlearn.lab.trackers.guarded import Guarded
 from inlearn.lab.trackers.scalars import scalars
 from inlearn.lab.trackers.wandb_mirror import wandb_mode
 from inlearn.runs.folder import RunFolder
-from inlearn.runs.metrics import read_lines
+from inlearn.runs.lines import read_lines
 from inlearn.training.loop import Outcome
 
 BLOCK, WHOLE, LAST = 32768, 1, 4

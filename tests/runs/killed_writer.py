@@ -23,7 +23,7 @@ from inlearn.core.configuration import digest
 from inlearn.runs.checkpoints import Checkpoint, CheckpointStore
 from inlearn.runs.folder import RunFolder, list_runs, names
 from inlearn.runs.lease import Lease, lease_holder
-from inlearn.runs.metrics import MetricsWriter, read_lines, truncate
+from inlearn.runs.lines import MetricsWriter, read_lines, truncate
 from inlearn.runs.trajectory import Trajectory
 from inlearn.runs.verify import verify
 

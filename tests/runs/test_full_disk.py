@@ -15,7 +15,7 @@ from inlearn.core.errors import EnvironmentFault
 from inlearn.runs.checkpoints import Checkpoint, CheckpointStore
 from inlearn.runs.folder import RunFolder, list_runs
 from inlearn.runs.lease import Lease, lease_holder
-from inlearn.runs.metrics import MetricsWriter, read_lines
+from inlearn.runs.lines import MetricsWriter, read_lines
 from inlearn.runs.trajectory import Trajectory
 
 ID, OTHER = "0123456789ab", "ba9876543210"

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from inlearn.core.errors import EnvironmentFault
 from inlearn.runs.folder import RunFolder
-from inlearn.runs.metrics import MetricsWriter, evaluation_table, expand, read_lines, training_table, truncate
+from inlearn.runs.lines import MetricsWriter, read_lines, truncate
+from inlearn.runs.metrics import evaluation_table, expand, training_table
 
 COLUMNS = ["run", "step", "set", "learner", "measure", "reference", "unit", "by", "level", "mean", "se", "n"]
 

@@ -9,7 +9,8 @@ import pytest
 
 from inlearn.core.errors import UserError
 from inlearn.runs.folder import RunFolder
-from inlearn.runs.metrics import MetricsWriter, evaluation_table, truncate
+from inlearn.runs.lines import MetricsWriter, truncate
+from inlearn.runs.metrics import evaluation_table
 from inlearn.runs.query import query
 
 

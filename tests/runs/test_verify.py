@@ -9,7 +9,7 @@ import torch
 from inlearn.core.configuration import digest
 from inlearn.runs.checkpoints import Checkpoint, CheckpointStore
 from inlearn.runs.folder import RunFolder
-from inlearn.runs.metrics import MetricsWriter
+from inlearn.runs.lines import MetricsWriter
 from inlearn.runs.trajectory import Trajectory
 from inlearn.runs.verify import verify
 

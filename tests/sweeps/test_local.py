@@ -19,7 +19,7 @@ from inlearn.core.errors import EnvironmentFault, UserError
 from inlearn.lab.session import start
 from inlearn.runs.folder import RunFolder
 from inlearn.runs.lease import lease_holder
-from inlearn.runs.metrics import read_lines
+from inlearn.runs.lines import read_lines
 from inlearn.sweeps.coordinate import carry_out
 from inlearn.sweeps.engines.config import LocalConfig
 from inlearn.sweeps.folder import PlanFolder, store_plan

@@ -20,7 +20,7 @@ import inlearn
 from inlearn.cli.main import main
 from inlearn.core.errors import UserError
 from inlearn.runs.folder import RunFolder
-from inlearn.runs.metrics import MetricsWriter
+from inlearn.runs.lines import MetricsWriter
 from inlearn.runs.query import query
 from inlearn.sweeps.folder import store_plan
 from inlearn.sweeps.plan import Plan

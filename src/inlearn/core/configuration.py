@@ -134,11 +134,11 @@ def assign(root: type[Config], tree: Tree, key: str, text: str) -> None:
         if name not in config.model_fields:
             raise unknown("key", name, config.model_fields, f"{parent}." if parent else "")
         field = config.model_fields[name]
-        default = None if field.is_required() else field.get_default(call_default_factory=True)
         here = ".".join(path[: depth + 1])
         if depth == len(path) - 1:
             node[name] = _leaf(here, text, field.annotation, node.get(name))
             return
+        default = field.default  # not a copy, which costs a fifth of planning: configurations are frozen
         chosen = _chosen(here, field.annotation, node.get(name), default)
         if chosen is None:
             raise UserError(f"'{here}' is a value, so '{key}' does not exist; set {here}=… itself")

@@ -22,6 +22,7 @@ from inlearn.lab.config import NUMERICS, RunBase, restored
 from inlearn.lab.start import resolve_step
 from inlearn.runs import checkpoints, metrics
 from inlearn.runs.folder import RunFolder
+from inlearn.runs.lines import read_lines
 from inlearn.runs.remote_pull import bring, known_steps
 from inlearn.training.parameters import load_weights
 
@@ -127,4 +128,4 @@ class Checkpoint:
             lines = run.evaluator.references(chosen)
             lines += [{**line, "step": self.step} for line in run.evaluator.learner("model", predict, chosen)]
             write_text(kept, "".join(json.dumps(line, allow_nan=False) + "\n" for line in lines))
-        return metrics.read_lines(kept, "evaluation")
+        return read_lines(kept, "evaluation")

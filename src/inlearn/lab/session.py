@@ -30,7 +30,7 @@ from inlearn.lab.trackers.choice import check_trackers
 from inlearn.runs.checkpoints import Checkpoint, CheckpointStore
 from inlearn.runs.folder import RunFolder, check_same
 from inlearn.runs.lease import Lease
-from inlearn.runs.metrics import read_lines, truncate
+from inlearn.runs.lines import read_lines, truncate
 from inlearn.runs.remote_root import shown
 from inlearn.runs.trajectory import Trajectory
 from inlearn.training.loop import Outcome, Plan, train

@@ -15,7 +15,7 @@ from inlearn.lab.mirrors import Mirror
 from inlearn.runs.checkpoints import Checkpoint, CheckpointStore
 from inlearn.runs.folder import RunFolder
 from inlearn.runs.lease import Lease
-from inlearn.runs.metrics import MetricsWriter
+from inlearn.runs.lines import MetricsWriter
 from inlearn.runs.trajectory import Trajectory
 from inlearn.training.trainer import Trainer
 

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from inlearn.core.errors import EnvironmentFault, UserError
 from inlearn.core.files import machine_faults, new_folder, read_json, write_json
-from inlearn.runs.metrics import MetricsWriter
+from inlearn.runs.lines import MetricsWriter
 
 STEP = re.compile(r"\d{9,}")
 REPLACED = ".replaced"

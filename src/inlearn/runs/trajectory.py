@@ -23,7 +23,7 @@ from torch import Tensor
 
 from inlearn.core.errors import EnvironmentFault, UserError
 from inlearn.core.files import machine_faults, read_json, write_json
-from inlearn.runs.metrics import MetricsWriter, read_lines, truncate
+from inlearn.runs.lines import MetricsWriter, read_lines, truncate
 
 Layout = list[tuple[str, tuple[int, ...]]]
 

@@ -12,7 +12,7 @@ from inlearn.core.errors import EnvironmentFault
 from inlearn.core.files import read_json, sha256
 from inlearn.runs.checkpoints import CheckpointStore
 from inlearn.runs.folder import RunFolder
-from inlearn.runs.metrics import read_lines
+from inlearn.runs.lines import read_lines
 from inlearn.runs.trajectory import Trajectory
 
 REQUIRED = ("config.json", "study.json", "status.json")

@@ -22,8 +22,8 @@ from inlearn.core.configuration import digest
 from inlearn.core.errors import UserError, unknown
 from inlearn.core.files import machine_faults, new_folder, read_json, write_json, write_text
 from inlearn.runs.folder import NAME
+from inlearn.runs.lines import read_lines
 from inlearn.runs.locking import exclusive
-from inlearn.runs.metrics import read_lines
 from inlearn.runs.remote_root import url_of
 from inlearn.sweeps.engine import Result
 from inlearn.sweeps.plan import Plan
@@ -156,7 +156,7 @@ def store_plan(
 
 
 def _write_runs(path: Path, runs: Sequence[PlannedRun]) -> None:
-    write_text(path / "runs.jsonl", "".join(json.dumps(asdict(run), ensure_ascii=False) + "\n" for run in runs))
+    write_text(path / "runs.jsonl", "".join(json.dumps(vars(run), ensure_ascii=False) + "\n" for run in runs))
 
 
 def _send(path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from inlearn.lab.trackers.scalars import scalars
 from inlearn.runs.folder import RunFolder
-from inlearn.runs.metrics import read_lines
+from inlearn.runs.lines import read_lines
 
 if TYPE_CHECKING:
     from inlearn.training.loop import Outcome

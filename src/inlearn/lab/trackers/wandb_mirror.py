@@ -14,7 +14,7 @@ from inlearn.lab.config import RunBase, Track
 from inlearn.lab.trackers.feed import Feed
 from inlearn.lab.trackers.scalars import scalars
 from inlearn.runs.folder import RunFolder
-from inlearn.runs.metrics import read_lines
+from inlearn.runs.lines import read_lines
 
 if TYPE_CHECKING:
     from inlearn.training.loop import Outcome

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from inlearn.core.files import read_json, write_json
 from inlearn.runs.folder import RunFolder
-from inlearn.runs.metrics import MetricsWriter, read_lines
+from inlearn.runs.lines import MetricsWriter, read_lines
 from inlearn.runs.remote_root import open_root
 from inlearn.sweeps.engine import Job
 from inlearn.sweeps.engines.slurm_commands import state_of
