@@ -73,3 +73,14 @@ def test_mistakes_are_refused_in_one_sentence(swept, words, said):
     asked = inlearn(*words, cwd=swept)
     assert asked.returncode == 2 and said in asked.stderr and "Traceback" not in asked.stderr, asked.stderr
     assert sorted((swept / "runs").rglob("*")) == before
+
+
+def test_torchrun_starts_no_sweep(tiny, tmp_path, monkeypatch):
+    """Its processes would each carry out the plan, and their workers wait for one another."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "inlearn.cli.main", "sweep", "regression", *tiny, "seed=1,2"]
+    asked = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=100)
+    assert "inlearn: WORLD_SIZE = 2: a sweep is started once" in asked.stderr, asked.stderr
+    assert re.search(r"exitcode +: 2 ", asked.stderr) and "inlearn/sweeps" not in asked.stderr
+    assert not list(tmp_path.iterdir())

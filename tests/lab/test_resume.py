@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from inlearn.core.files import write_json
 from inlearn.lab.session import resume, start
 from inlearn.runs.folder import RunFolder
 
@@ -252,3 +253,32 @@ def test_lost_checkpoints_are_not_a_fresh_start(tiny, tmp_path):
     with pytest.raises(EnvironmentFault, match="no checkpoint"):
         resume(run.id, ["training.until=60"], tmp_path, quiet)
     assert (run.path / "metrics.jsonl").read_bytes() == before
+
+
+def test_who_lost_the_lease_writes_nothing_more(tiny, tmp_path):
+    """A machine slept through its lease, another took the run over: the first one finds out and leaves no trace."""
+    words = [text for text in tiny if not text.startswith(("training.steps", "record.checkpoints"))]
+    command = [sys.executable, "-m", "inlearn.cli.main", "run", "regression", *words, "training.steps=200000"]
+    command += ['record.checkpoints={"kind":"never"}', "name=taken", "--runs", str(tmp_path)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    lines = tmp_path / ".names" / "taken"
+    while not (lines.exists() and (tmp_path / lines.read_text().strip() / "metrics.jsonl").exists()):
+        assert process.poll() is None
+        time.sleep(0.05)
+    folder = tmp_path / lines.read_text().strip()
+    while (folder / "metrics.jsonl").stat().st_size < 5000:
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGSTOP)
+    taken = {"host": "node9", "pid": 1, "namespace": "", "process_start": None, "since": "now", "token": "theirs"}
+    write_json(folder / "lease.json", taken)
+    write_json(folder / "status.json", {"state": "running", "step": 1, "reason": "theirs"})
+    names = ("metrics.jsonl", "status.json", "lease.json", "environment.json")
+    before = {name: (folder / name).read_bytes() for name in names}
+    process.send_signal(signal.SIGCONT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 1 and "lost its lease" in said, said
+    # One line may have been on its way when the process was stopped.
+    after = {name: (folder / name).read_bytes() for name in names}
+    grown = after.pop("metrics.jsonl").removeprefix(before.pop("metrics.jsonl"))
+    assert after == before and grown.count(b"\n") <= 1

@@ -16,16 +16,18 @@ import pytest
 
 import inlearn
 from inlearn.core.errors import EnvironmentFault, UserError
-from inlearn.lab.session import start
+from inlearn.lab.session import resume, start
 from inlearn.runs.folder import RunFolder
 from inlearn.runs.lease import lease_holder
 from inlearn.runs.lines import read_lines
 from inlearn.sweeps.coordinate import carry_out
+from inlearn.sweeps.engine import Result
 from inlearn.sweeps.engines.config import LocalConfig
 from inlearn.sweeps.folder import PlanFolder, store_plan
 from inlearn.sweeps.plan import Plan, with_overrides
 from inlearn.sweeps.planned import planned
 from inlearn.sweeps.standing import standings
+from inlearn.sweeps.sweep import Outcome
 
 
 def store(root: Path, overrides: list[str], study: str = "regression", name: str = "test") -> PlanFolder:
@@ -94,6 +96,14 @@ def test_a_plan_is_carried_out_once_and_equals_single_runs(tiny, tmp_path):
     assert set(carry_out(further, LocalConfig(workers=1), said.append).results) == {
         run.id for run in further.runs if run.axes["seed"] == 2
     }
+
+
+def test_a_run_may_change_its_engine_without_a_warning(tiny, tmp_path):
+    plan = store(tmp_path, [*tiny, "training.until=20", "seed=range(1)"])
+    carry_out(plan, LocalConfig(workers=1), lambda text: None)
+    run = resume(plan.runs[0].id, ["training.until=none"], tmp_path, lambda text: None)
+    assert [segment["engine"] for segment in run.folder.segments] == ["local", "none"]
+    assert "resumed elsewhere" not in (run.path / "run.log").read_text()
 
 
 def test_a_killed_worker_loses_nothing(tiny, tmp_path):
@@ -193,6 +203,8 @@ def test_what_one_worker_cannot_write_stops_no_other(tiny, tmp_path):
         summary = carry_out(plan, LocalConfig(workers=2), lambda text: None)
         assert states(plan)[:2] == ["finished", "damaged"] and states(plan)[3] == "finished"
         assert "the disk is full" in summary.results[full.name].reason
+        problem = Outcome(plan, summary, ()).problem()
+        assert "1 failed, the first because" in problem and "1 have a damaged folder" in problem
         assert summary.results[full.name].state == "failed" and in_the_way.name not in summary.results
     in_the_way.rmdir()
     carry_out(plan, LocalConfig(workers=2), lambda text: None, retry_failed=True)
@@ -251,3 +263,20 @@ def test_a_run_made_under_another_preset_is_left_alone(lookup, tmp_path):
     done = subprocess.run([*command, "--renew"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert [run.last for run in PlanFolder(folder.path).runs] == [30] * 3
+
+
+def test_half_a_line_in_the_log_costs_that_line(tiny, tmp_path):
+    plan = store(tmp_path, [*tiny, "seed=range(2)"])
+    first, second = (run.id for run in plan.runs)
+    plan.note(Result(first, "failed", "one"), "local")
+    with (plan.path / "log.jsonl").open("ab") as file:
+        file.write(b'{"id": "')
+    plan.note(Result(second, "failed", "two"), "local")
+    assert {id: line["reason"] for id, line in plan.last_results().items()} == {first: "one", second: "two"}
+
+
+def test_finished_runs_take_the_names_that_a_plan_gives_them(tiny, tmp_path):
+    words = [*tiny, "seed=range(2)"]
+    inlearn.sweep("regression", *words, "engine.workers=1", root=tmp_path, name="plain")
+    runs = inlearn.sweep("regression", *words, "name=s{seed}", root=tmp_path, name="named")
+    assert [RunFolder.open(tmp_path, f"s{seed}").id for seed in (0, 1)] == runs.table["run"].tolist()

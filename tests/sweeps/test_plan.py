@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from inlearn.core.configuration import resolve
 from inlearn.core.errors import UserError
-from inlearn.sweeps.axes import reads_as_axis, text, values
+from inlearn.lab.config import AXIS, reads_as_axis
+from inlearn.sweeps.axes import FUNCTIONS, text, values
 from inlearn.sweeps.plan import Plan, points, read_plan, with_overrides
 from inlearn.sweeps.planned import planned
 
@@ -104,7 +105,7 @@ def test_list_include_exclude():
         set: {z: 0}
         grid: {a: [1, 2]}
         list: [{b: 1}, {b: 2, c: 3}]
-        exclude: [{a: 1, b: [2, 5]}]
+        exclude: [{a: 1.0, b: 2}]
         include: [{a: 9}]
         """
     )
@@ -155,7 +156,13 @@ def test_references_between_axes():
 
 def test_parts_that_match_nothing_are_told():
     found, remarks = points(plan("{study: s, grid: {a: [1]}, exclude: [{a: 2}], when: [{if: {a: 3}, set: {b: 1}}]}"))
-    assert found == [{"a": "1"}] and remarks == ["when.0 holds for no run", "exclude.0 matches no run"]
+    assert found == [{"a": "1"}]
+    assert remarks == [
+        "when.0.if: no run has a = 3",
+        "when.0 holds for no run",
+        "exclude.0: no run has a = 2",
+        "exclude.0 matches no run",
+    ]
     for document in (
         "{study: s, grid: {a: [1]}, exclude: [{aa: 2}]}",
         "{study: s, grid: {a: [1]}, when: [{if: {aa: 3}}]}",
@@ -241,9 +248,10 @@ def test_a_file_and_the_command_line(tmp_path):
     asked = with_overrides(read_plan(path), ["training.steps=20", "seed=5", "model.width=16,32"])
     assert asked.name == "mine" and asked.set == {"training.steps": "20", "seed": "5"}
     assert list(asked.grid) == ["task.count", "model.width"]
-    path.write_text("study: s\nzip: {a: [1], b: [2]}\n")
-    with pytest.raises(UserError, match="side by side"):
-        with_overrides(read_plan(path), ["a=3"])
+    for place in ("zip: {a: [1], b: [2]}", "include: [{a: 2}]", "when: [{if: {b: 1}, set: {a: 2}}]"):
+        path.write_text(f"study: s\n{place}\n")
+        with pytest.raises(UserError, match="for some runs only; change it there"):
+            with_overrides(read_plan(path), ["a=3"])
     for content in ("- a\n", "a: [", "\x00"):
         path.write_text(content)
         with pytest.raises(UserError, match=r"mine\.yaml"):
@@ -268,10 +276,27 @@ def test_spellings_of_one_key_are_one_axis():
 
 
 def test_points_that_are_the_same_run_are_one():
-    found, remarks = planned(
-        Plan(study="regression", grid={"device": ["cpu", "auto"], "seed": [0, 1]}), Path("nowhere")
-    )
-    assert len(found) == 2 and remarks == ["4 points are 2 different runs"]
+    found, remarks = planned(Plan(study="regression", grid={"task.noise_variance": ["1", "1.0"]}), Path("nowhere"))
+    assert len(found) == 1 and remarks == ["2 points are 1 run"]
+
+
+@pytest.mark.parametrize("grid", [{"training.until": [20, 40]}, {"device": ["cpu", "auto"]}, {"name": ["a", "b"]}])
+def test_what_a_run_is_not_made_of_is_no_axis(grid):
+    with pytest.raises(UserError, match="is not part of what a run is, so it cannot be an axis"):
+        planned(Plan(study="regression", grid=grid), Path("nowhere"))
+
+
+def test_two_spellings_of_one_key_are_refused():
+    same = {"study.a": "a"}.get
+    plain = Plan(study="s", set={"study.a": 1, "a": 2})
+    with pytest.raises(UserError, match="twice, in two spellings"):
+        with_overrides(plain, [], lambda key: same(key, key))
+    with pytest.raises(UserError, match="a is given twice: 3 and 4"):
+        with_overrides(Plan(study="s"), ["a=3", "study.a=4"], lambda key: same(key, key))
+
+
+def test_every_function_of_an_axis_is_recognised():
+    assert all(AXIS.fullmatch(f"{name}(1)") for name in FUNCTIONS) and not AXIS.fullmatch("other(1)")
 
 
 @pytest.mark.parametrize(

@@ -369,3 +369,41 @@ def test_an_error_in_one_process_ends_all_and_is_kept(tmp_path, lookup):
     status = only_run(tmp_path / "runs").status
     assert status.state == "failed" and "process 1 of 2 failed: UserError" in status.reason
     assert "no table" in status.reason
+
+
+@pytest.mark.parametrize("optimiser", [
+    ["training.optimiser=adamw", "training.optimiser.weight_decay=0.1"],
+    pytest.param(["training.optimiser=sgd", "training.optimiser.momentum=0.9", "training.optimiser.weight_decay=0.1"],
+                 marks=pytest.mark.slow),
+])  # fmt: skip
+def test_parameters_without_a_gradient_are_trained_as_in_one_process(tmp_path, everything, optimiser):
+    """alone -> fsdp -> alone, alone -> ddp, and fsdp or ddp from the start make what one process makes by itself."""
+    asked = [*everything, *optimiser]
+    names = ("3", "9", "fsdp", "ddp", "3-fsdp", "3-ddp", "3-fsdp-3")
+    step = {name: str(tmp_path / name) for name in names}
+
+    def carry_out(launcher: list[str], *jobs: tuple[str, int, str | None, str]) -> None:
+        keys = ("parallel", "steps", "source", "target", "overrides")
+        listed = [dict(zip(keys, (*job, [*asked, f"execution.parallel={job[0]}"]), strict=True)) for job in jobs]
+        (tmp_path / "jobs.json").write_text(json.dumps(listed))
+        command = [*launcher, str(DRIVER.with_name("idle_driver.py")), str(tmp_path / "jobs.json")]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment(), timeout=200)
+        assert done.returncode == 0 and "Warning" not in done.stderr, done.stderr
+
+    carry_out([sys.executable], ("none", 3, None, step["3"]), ("none", 9, None, step["9"]))
+    carry_out(
+        torchrun(2),
+        *((parallel, 9, None, step[parallel]) for parallel in ("fsdp", "ddp")),
+        ("fsdp", 3, step["3"], step["3-fsdp"]),
+        ("ddp", 6, step["3"], step["3-ddp"]),
+    )
+    carry_out([sys.executable], ("none", 3, step["3-fsdp"], step["3-fsdp-3"]))
+
+    alone = load_file(step["9"])
+    assert any(name.startswith("moments.") for name in alone)
+    assert (alone["weights.first"] < 1).all()  # by weight decay: there is no gradient
+    for name in ("fsdp", "ddp", "3-ddp", "3-fsdp-3"):
+        ours = load_file(step[name])
+        assert ours.keys() == alone.keys()
+        for key, value in alone.items():
+            torch.testing.assert_close(ours[key], value, atol=1e-5, rtol=1e-4, msg=f"{name}, {key}")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from inlearn.sweeps.folder import PlanFolder
     from inlearn.sweeps.standing import Standing
 
+REFRESH_SECONDS = 15.0  # how often a watched plan's runs in object storage are looked at
 ROWS = 40  # a table of more rows shows those that are neither finished nor waiting
 
 
@@ -72,20 +73,35 @@ def _table(folder: PlanFolder, found: list[Standing], every_run: bool) -> tuple[
 
 
 def _watch(folder: PlanFolder, every_run: bool) -> None:
-    """Show the table anew every two seconds, until no run is left that may still change."""
+    """Show the table anew every two seconds, until no run is left that may still change.
+
+    Runs in object storage that are not done are looked at every quarter of a minute; an outage is told in the title.
+    """
     from rich.console import Console
     from rich.live import Live
 
     from inlearn.cli.common import table_of
+    from inlearn.runs.remote_pull import refresh_runs
+    from inlearn.runs.remote_root import url_of
+    from inlearn.runs.remote_store import PROBE_SECONDS, StorageFault
     from inlearn.sweeps.standing import count, standings
 
+    remote, looked, problem = url_of(folder.root) is not None, time.monotonic(), ""
     console = Console()
     with Live(console=console, auto_refresh=False) as live:
         while True:
             found = standings(folder.root, folder.runs)
             columns, rows = _table(folder, found, every_run)
             room = max(5, console.height - 6)
-            live.update(table_of(columns, rows[:room], f"plan {folder.name}: {count(found)}"), refresh=True)
+            title = f"plan {folder.name}: {count(found)}{problem}"
+            live.update(table_of(columns, rows[:room], title), refresh=True)
             if all(s.done or s.state in ("failed", "damaged") for s in found):
                 return
             time.sleep(2.0)
+            if remote and time.monotonic() - looked >= REFRESH_SECONDS:
+                try:
+                    refresh_runs(folder.root, [s.run.id for s in found if not s.done], PROBE_SECONDS)
+                    problem = ""
+                except StorageFault as error:
+                    problem = f" (as last seen: {error})"
+                looked = time.monotonic()

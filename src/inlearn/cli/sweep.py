@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -32,15 +33,19 @@ def sweep(
     runs: Root = RUNS,
 ) -> None:
     """Carry out many runs: `inlearn sweep regression task.count=1,16,inf "seed=range(5)" engine.workers=2`."""
-    from inlearn.core.errors import EnvironmentFault
+    from inlearn.core.errors import EnvironmentFault, UserError
     from inlearn.sweeps.sweep import asked_for
     from inlearn.sweeps.sweep import sweep as carry_out
 
+    if (world := os.environ.get("WORLD_SIZE", "1")) != "1":  # workers would take themselves for torchrun's processes
+        raise UserError(f"WORLD_SIZE = {world}: a sweep is started once, not by torchrun, which is for a single run")
     asked, engine = asked_for(plan, overrides or [], name)
     if export is not None:
+        if dry_run or retry or renew:
+            raise UserError("--export carries nothing out, so --dry-run, --retry and --renew say nothing with it")
         _export(asked)
     elif dry_run:
-        _print_dry(asked, runs)
+        _print_dry(asked, runs, retry == "failed")
     else:
         outcome = carry_out(asked, engine, runs, say, retry == "failed", renew)
         print(outcome.plan.path)
@@ -56,15 +61,16 @@ def _export(plan: Plan) -> None:
     print(yaml.safe_dump(export(plan), sort_keys=False).rstrip())
 
 
-def _print_dry(plan: Plan, runs: Root) -> None:
+def _print_dry(plan: Plan, runs: Root, retry_failed: bool) -> None:
     from inlearn.cli.common import print_table
     from inlearn.sweeps.coordinate import to_do
     from inlearn.sweeps.cost import estimate
-    from inlearn.sweeps.folder import default_name
+    from inlearn.sweeps.folder import check_plan, default_name
     from inlearn.sweeps.planned import planned
     from inlearn.sweeps.standing import count, standings
 
     wanted, remarks = planned(plan, runs)
+    check_plan(runs, plan, wanted)
     found = standings(runs, wanted)
     axes = list(dict.fromkeys(key for run in wanted for key in run.axes))
     rows = [(s.run.id, *(s.run.axes.get(key) for key in axes), s.state, s.step, s.run.last) for s in found]
@@ -76,7 +82,7 @@ def _print_dry(plan: Plan, runs: Root) -> None:
     for remark in remarks:
         say(f"note: {remark}")
     say(f"plan {default_name(plan)}: {len(found):,} runs: {count(found)}")
-    chosen = {run.id for run in to_do(found)}
+    chosen = {run.id for run in to_do(found, retry_failed)}
     left = [standing for standing in found if standing.run.id in chosen]
     if not left:
         say("nothing is left to do")

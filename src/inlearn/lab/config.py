@@ -117,7 +117,7 @@ def compose(study: discovery.FoundStudy, overrides: Sequence[str], base: Mapping
     dotted = [(full_key(key, root), value) for key, value in pairs if key != "preset"]
     _refuse_repeats(dotted)
     for key, value in sorted(dotted, key=lambda pair: pair[0].count(".") > 0):  # group choices before dotted keys
-        if _reads_as_axis(value):
+        if reads_as_axis(value):
             raise UserError(f"{key}={value} reads as a sweep axis; a run takes one value (use `inlearn sweep`)")
         assign(root, tree, key, value)
     return resolve(root, tree)
@@ -157,8 +157,12 @@ def _refuse_repeats(pairs: Sequence[tuple[str, str]]) -> None:
             raise UserError(f"{key} is given twice: {seen[key]} and {value}")
 
 
-def _reads_as_axis(value: str) -> bool:
-    return bool(re.fullmatch(r"range\(.*\)", value)) or ("," in value and value[:1] not in "[{")
+AXIS = re.compile(r"(range|powers|linspace|logspace|subsets)\(.*\)", re.DOTALL)
+
+
+def reads_as_axis(value: str) -> bool:
+    """Whether a text on the command line means several values (sweeps/axes.py says which)."""
+    return bool(AXIS.fullmatch(value.strip())) or ("," in value and value[:1] not in "[{")
 
 
 # ---------------------------------------------------------------- identity

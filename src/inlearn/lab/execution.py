@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import logging
+import os
 import platform
 import socket
 import subprocess
@@ -25,7 +26,7 @@ def segment(device: torch.device, threads: int, from_step: int, processes: int, 
     return {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "from_step": from_step,
-        "engine": "solo",
+        "engine": os.environ.get("INLEARN_ENGINE", "none"),  # what a sweep's engine tells its workers
         "device": str(device),
         "device_name": devices.describe(device),
         "threads": threads,
@@ -41,7 +42,7 @@ def segment(device: torch.device, threads: int, from_step: int, processes: int, 
     }
 
 
-BITS_DEPEND_ON = ("device", "device_name", "threads", "processes", "parallel", "torch", "engine")
+BITS_DEPEND_ON = ("device", "device_name", "threads", "processes", "parallel", "torch")
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

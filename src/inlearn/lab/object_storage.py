@@ -57,6 +57,7 @@ def kept_remotely(root: Path, id: str, say: Say) -> Iterator[None]:
                 say(problem)  # beside the error that ended it
         if problem:
             raise StorageFault(problem)
+        lease.raise_if_lost()
 
 
 def uploads_of(folder: Path) -> list[Upload]:
@@ -91,7 +92,7 @@ class Upload:
         pass
 
     def checkpoint(self, step: int) -> None:
-        self.lease.check()
+        self.lease.raise_if_lost()
         self._wake.set()
 
     def end(self, outcome: Outcome) -> None:
@@ -119,7 +120,7 @@ class Upload:
             self._problem = str(error)
         except Exception as error:  # a thread that dies without a word would lose what it should send
             self._problem = f"{type(error).__name__}: {error}"
-        if self._problem and not everything:
+        if self._problem and not everything and not self.lease.lost:
             log.warning("%s; training goes on, and the upload is tried again at the next checkpoint", self._problem)
 
     def _guard(self) -> None:

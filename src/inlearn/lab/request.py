@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from inlearn.core.errors import UserError
 from inlearn.lab.config import RunBase, compose, identity, stored
 from inlearn.lab.discovery import FoundStudy
-from inlearn.runs.folder import RunFolder
+from inlearn.runs.folder import ID, RunFolder
+from inlearn.runs.remote_root import url_of
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,7 @@ def split_reference(reference: str) -> tuple[str, str | None]:
 def parent_reference(root: Path, start: str) -> str:
     """The parent as the child's identity holds it, id@step. A step given as a number need not be there any more."""
     run, which = split_reference(start)
-    folder = RunFolder.open(root, run)
+    folder = parent_folder(root, run)
     if which is not None and which.isdigit():
         return f"{folder.id}@{int(which)}"
     from inlearn.lab.start import resolve_step  # reads checkpoints, hence torch
@@ -51,3 +53,19 @@ def parent_reference(root: Path, start: str) -> str:
 
     bring(folder.path, which or "last")
     return f"{folder.id}@{resolve_step(CheckpointStore(folder.path), folder.id, which or 'last')}"
+
+
+def parent_folder(root: Path, run: str) -> RunFolder:
+    """The run that `run` stands for below `root`; of one in object storage that is not here, the small files come."""
+    try:
+        return RunFolder.open(root, run)
+    except UserError:
+        if url_of(root) is None:
+            raise
+    from inlearn.runs.remote_pull import refresh_root, refresh_runs
+
+    if ID.fullmatch(run):
+        refresh_runs(root, [run])
+    else:  # a name, or the beginning of an id
+        refresh_root(root)
+    return RunFolder.open(root, run)

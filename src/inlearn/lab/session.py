@@ -277,12 +277,25 @@ def _train(
                 raise
             raise cause from None
         finally:
-            sink.close()
-            folder.amend_segment(to_step=trainer.progress.step, seconds=round(time.monotonic() - began, 1))
-            folder.set_status(outcome.state, trainer.progress.step, outcome.reason or "")
-            for mirror in mirrors:
-                mirror.end(outcome)
+            _leave(folder, lease, sink, outcome, trainer.progress.step, time.monotonic() - began)
     return outcome
+
+
+def _leave(folder: RunFolder, lease: Lease, sink: FolderSink, outcome: Outcome, step: int, seconds: float) -> None:
+    """Write the last of a process, each part whatever became of the others; nothing where the lease went to another."""
+    ours = lease.is_ours()
+    try:
+        sink.close(flush=ours)
+    except EnvironmentFault as fault:
+        outcome = Outcome("failed", str(fault))
+        raise
+    finally:
+        with contextlib.ExitStack() as rest:  # in the reverse of this order
+            for mirror in reversed(sink.mirrors):
+                rest.callback(mirror.end, outcome)
+            if ours:
+                rest.callback(folder.amend_segment, to_step=step, seconds=round(seconds, 1))
+                rest.callback(folder.set_status, outcome.state, step, outcome.reason or "")
 
 
 def resume_command(folder: RunFolder, ranks: Ranks) -> str:

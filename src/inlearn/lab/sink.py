@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import time
@@ -44,6 +45,7 @@ class FolderSink:
     def line(self, line: Mapping[str, Any]) -> None:
         self.metrics.write(line)
         if line["event"] == "training":
+            self.lease.check()
             self.metrics.flush()
             self.progress.update(line["step"], line["loss"])
         for mirror in self.mirrors:
@@ -100,11 +102,13 @@ class FolderSink:
         else:
             path.unlink(missing_ok=True)
 
-    def close(self) -> None:
-        self.metrics.close()
-        self.progress.close()
-        if self.dense is not None:
-            self.dense.close()
+    def close(self, flush: bool) -> None:
+        """Close the files; without `flush`, what waits is dropped: the folder is another process's now."""
+        with contextlib.ExitStack() as rest:  # whatever becomes of the lines
+            rest.callback(self.progress.close)
+            if self.dense is not None:
+                rest.callback(self.dense.close)
+            self.metrics.close(flush)
 
 
 class Progress:

@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from inlearn.core.errors import UserError
-from inlearn.lab.request import split_reference
+from inlearn.lab.request import parent_folder, split_reference
 from inlearn.runs.checkpoints import CheckpointStore
-from inlearn.runs.folder import RunFolder
 from inlearn.runs.remote_pull import bring
 from inlearn.training.trainer import Trainer
 
@@ -33,7 +32,7 @@ def resolve_step(store: CheckpointStore, run: str, which: str) -> int:
 def carry_over(trainer: Trainer, root: Path, parent: str) -> dict[str, Any]:
     """Copy every parameter whose name and shape agree; the report says which were carried and which are fresh."""
     run, step = split_reference(parent)
-    folder = RunFolder.open(root, run)
+    folder = parent_folder(root, run)
     bring(folder.path, step)
     theirs = CheckpointStore(folder.path).load(int(step)).weights
     own = dict(trainer.parameters.layout)

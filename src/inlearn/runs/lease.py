@@ -78,9 +78,15 @@ def description(pid: int, token: str) -> dict[str, Any]:
 
 def lives(holder: dict[str, Any] | None, beat: float, now: float) -> bool:
     """Whether the holder of a lease is there: its process on this machine, its last heartbeat from another."""
-    if holder is not None and holder["host"] == socket.gethostname() and holder["namespace"] == _pid_namespace():
+    if holder is not None and _place(holder) == _place(description(os.getpid(), "")):
         return _process_lives(holder)
     return now - beat < STALE_SECONDS
+
+
+def _place(holder: dict[str, Any]) -> tuple[str, str, str]:
+    """Where its pid means something. Machines may share a name, and their first pid namespaces always have one id,
+    so the boot belongs to it; the price is that leases from before a reboot count as another machine's."""
+    return holder["host"], holder["namespace"], (holder["process_start"] or "").partition(":")[0]
 
 
 def lease_holder(folder: Path) -> dict[str, Any] | None:
@@ -150,13 +156,14 @@ class Lease:
                     os.utime(self._handle)
                     beaten = time.monotonic()
 
-    def _is_ours(self) -> bool:
+    def is_ours(self) -> bool:
+        """Whether nobody has taken the lease over since."""
         found = _read(self.folder)
         return found is not None and found[0] is not None and found[0]["token"] == self.token
 
     def check(self) -> None:
         """Raise `EnvironmentFault` if the lease is no longer ours."""
-        if not self._is_ours():
+        if not self.is_ours():
             raise EnvironmentFault(
                 f"this process lost its lease of {self.folder}: another took over, or it was removed"
             )
@@ -167,6 +174,6 @@ class Lease:
         self._stop.set()
         # Where it cannot be removed (disk gone, read-only) it is stale as soon as this process ends.
         with contextlib.suppress(OSError, EnvironmentFault), exclusive(self.folder / ".lease.lock"):
-            if self._is_ours():
+            if self.is_ours():
                 self._path.unlink()
         os.close(self._handle)

@@ -51,10 +51,11 @@ class MetricsWriter:
         self._length += len(content)
         return self._length
 
-    def close(self) -> None:
-        """Flush and close; the writer cannot be used afterwards."""
+    def close(self, flush: bool = True) -> None:
+        """Flush (or drop what waits) and close; the writer cannot be used afterwards."""
         try:
-            self.flush()
+            if flush:
+                self.flush()
         finally:
             os.close(self._handle)
 

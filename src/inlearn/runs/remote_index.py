@@ -1,4 +1,4 @@
-"""What a local run folder and its copy in object storage have in common, as last seen: `<run>/.remote.json`.
+"""What a local run folder and its copy in object storage have in common, as last seen: `<run>/.synced.json`.
 
 For every file: the remote object's tag, and size and time of the local file that equals it. With that, each side can
 tell which of the two was changed since, and nothing is sent or fetched twice.
@@ -17,7 +17,7 @@ from inlearn.core.errors import EnvironmentFault
 from inlearn.core.files import read_json, write_bytes
 from inlearn.runs.remote_store import Stored
 
-INDEX = ".remote.json"
+INDEX = ".synced.json"
 OF_CHECKPOINT = re.compile(r"checkpoints/(\d{9,})/([^/]+)")
 GROWING = ("metrics.jsonl", "trajectory/rows.jsonl", "trajectory/weights.f32")
 PRIVATE = re.compile(r"(.*/)?\..*|lease\.json|lease\.now|leave\.json")  # of this machine, or of this moment

@@ -11,6 +11,7 @@ import contextlib
 import json
 import os
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -36,9 +37,11 @@ class RemoteLease:
         self._beats = 0
         self._told = False
         self._stop = threading.Event()
+        self._beating = threading.Lock()
 
     def __enter__(self) -> RemoteLease:
         self._owner = os.getpid()
+        self._beaten = _clocks()
         self._tag = self._acquire()
         self._thread = threading.Thread(target=self._beat, name="remote lease", daemon=True)
         self._thread.start()
@@ -77,16 +80,26 @@ class RemoteLease:
         self.store.delete([now])
         return lives(holder, beat, moment)
 
-    def _write(self, tag: str | None, patience: float = PROBE_SECONDS) -> str:
+    def _write(self, tag: str | None, patience: float | None = PROBE_SECONDS) -> str:
+        self._sent = _clocks()
         self._beats += 1  # a heartbeat must change the object's tag, which is a hash of its content
         content = json.dumps(description(self._owner, self.token) | {"beats": self._beats}).encode()
         try:
-            return self.store.put_if(self.key, content, tag, patience)
+            new = self.store.put_if(self.key, content, tag, patience)
         except NotImplementedError:
             if not self._told:
                 self._told = True
                 self._say(f"{self.store.url} cannot write conditionally: see to it that one machine trains a run")
-            return self.store.put(self.key, content, patience)
+            with contextlib.suppress(FileNotFoundError):
+                if self.store.head(self.key).tag == tag:
+                    return self._noted(self.store.put(self.key, content, patience))
+            raise Exists from None
+        return self._noted(new)
+
+    def _noted(self, tag: str) -> str:
+        """The store has what was sent last. Its time counts from before the request: the machine may sleep in it."""
+        self._beaten = self._sent
+        return tag
 
     def _beat(self) -> None:
         while not self._stop.wait(HEARTBEAT_SECONDS):
@@ -94,21 +107,48 @@ class RemoteLease:
 
     def beat(self) -> None:
         """One heartbeat; an unreachable store is no loss yet."""
-        try:
-            self._tag = self._write(self._tag)
-        except Exists:
-            with contextlib.suppress(StorageFault, FileNotFoundError):
-                content, tag = self.store.get(self.key)
-                if (_read(content) or {}).get("token") == self.token:
-                    self._tag = tag  # a repeated request had come through
+        with contextlib.suppress(StorageFault):
+            self._renew(PROBE_SECONDS)
+
+    def _renew(self, patience: float | None) -> None:
+        """Write a heartbeat over our last one, or find out that there is another's. Raises `StorageFault`."""
+        with self._beating:
+            while not self.lost:
+                try:
+                    self._tag = self._write(self._tag, patience)
                     return
-            self.lost = True
-            self._stop.set()
-        except StorageFault:
-            pass
+                except Exists:
+                    holder, tag = self._look()
+                if holder.get("token") != self.token:
+                    self.lost = True
+                    self._stop.set()
+                else:  # a request of ours had come through and its answer was lost: this one, or one before
+                    self._tag = tag
+                    if holder["beats"] == self._beats:
+                        self._noted(tag)
+                        return
+
+    def _look(self) -> tuple[dict[str, Any], str]:
+        """What the lease says, and its tag; nothing where it is gone or damaged."""
+        try:
+            content, tag = self.store.get(self.key)
+        except FileNotFoundError:
+            return {}, ""
+        return _read(content) or {}, tag
 
     def check(self) -> None:
-        """Raise `EnvironmentFault` if another process has taken the run over."""
+        """Call before every write: raise `EnvironmentFault` if another process has taken the run over.
+
+        A machine that slept, or was cut off, has not heard of it. So, without a recent heartbeat, one is made first;
+        `StorageFault` where the store does not answer.
+        """
+        age = max(now - then for now, then in zip(_clocks(), self._beaten, strict=True))
+        if age > 2 * HEARTBEAT_SECONDS:
+            self._renew(patience=None)
+        self.raise_if_lost()
+
+    def raise_if_lost(self) -> None:
+        """Raise `EnvironmentFault` if another is known to have taken the run over; waits for no network."""
         if self.lost:
             raise EnvironmentFault(
                 f"this process lost its lease of {self.store.url}/{self.id}: another machine took the run over"
@@ -120,8 +160,8 @@ class RemoteLease:
         self._stop.set()
         self._thread.join(timeout=5.0)
         if not self.lost:
-            with contextlib.suppress(StorageFault, FileNotFoundError):
-                if (_read(self.store.get(self.key)[0]) or {}).get("token") == self.token:
+            with contextlib.suppress(StorageFault):
+                if self._look()[0].get("token") == self.token:
                     self.store.delete([self.key], patience=PROBE_SECONDS)
 
 
@@ -130,3 +170,8 @@ def _read(content: bytes) -> dict[str, Any] | None:
         return json.loads(content)
     except ValueError:
         return None
+
+
+def _clocks() -> tuple[float, float]:
+    """Seconds by the clock that nobody sets, and by the one that goes on while the machine sleeps."""
+    return time.monotonic(), time.time()

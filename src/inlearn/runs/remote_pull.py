@@ -13,6 +13,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -50,15 +51,32 @@ def refresh_root(root: Path) -> None:
         list(pool.map(lambda id: _refresh_run(store, root, id, runs[id]), runs))
 
 
+def refresh_runs(root: Path, ids: Iterable[str], patience: float | None = None) -> None:
+    """Bring the small files of these runs alone up to date: one listing each, however many others there are."""
+    store = RemoteStore(url_of(root))
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        list(pool.map(lambda id: _refresh_run(store, root, id, run_objects(store, id, patience)), ids))
+
+
 def _refresh_run(store: RemoteStore, root: Path, id: str, objects: Objects) -> None:
     if not all(name in objects for name in WHOLE):
         return
     with _lock_of(root, id) as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _free(lock, root / id):
             return  # a process of this machine has the run, so what is here is the newest
         pull(store, root / id, objects, [name for name in objects if not LARGE.fullmatch(name)])
+
+
+def _free(lock: BinaryIO, folder: Path) -> bool:
+    """Take a run's lock unless another process has it; while the run is not here yet, that one is fetching it: wait."""
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            if folder.exists():
+                return False
+        time.sleep(0.1)
 
 
 def _lock_of(root: Path, id: str) -> BinaryIO:
@@ -82,9 +100,9 @@ def _pull_shared(store: RemoteStore, root: Path, objects: Iterable[Stored]) -> N
             write_bytes(path, store.get(stored.key)[0], sync=False)
 
 
-def run_objects(store: RemoteStore, id: str) -> dict[str, Stored]:
+def run_objects(store: RemoteStore, id: str, patience: float | None = None) -> dict[str, Stored]:
     """What the store holds of one run, by path relative to the run."""
-    return {stored.key.partition("/")[2]: stored for stored in store.list(id)}
+    return {stored.key.partition("/")[2]: stored for stored in store.list(id, patience)}
 
 
 def pull_run(store: RemoteStore, root: Path, id: str, say: Callable[[str], None]) -> None:
@@ -239,6 +257,8 @@ def bring(folder: Path, which: str) -> None:
     url = url_of(folder.parent)
     if url is None:
         return
+    if which.isdigit() and int(which) not in known_steps(folder):
+        refresh_runs(folder.parent, [folder.name])  # it may have been saved since this machine looked
     index, best = Index.load(folder), folder / "checkpoints" / "best.json"
     here, steps = local_steps(folder), index.steps
     if which == "last":

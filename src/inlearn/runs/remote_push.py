@@ -41,11 +41,11 @@ WITHDRAWN = (ROLLING, "checkpoints/best.json")  # removed remotely when they are
 class Push:
     """Sends what the run folder `folder` has and its remote copy has not. For the holder of the remote lease.
 
-    `guard` is asked before every write, and raises where there must be none any more.
+    `guard` is asked before every request, and raises where there must be no write any more.
     """
 
     def __init__(self, store: RemoteStore, folder: Path, guard: Callable[[], None]) -> None:
-        self.store, self.folder, self.guard = store, folder, guard
+        self.store, self.folder = store.guarded(guard), folder
         self.index = Index.load(folder)
         self.remote: dict[str, Stored] | None = None  # as listed once, then as written by us
         self._passing: set[int] = set()
@@ -178,7 +178,6 @@ class Push:
         held = self.remote.get(name)
         if length is not None and held and held.size == length and held.tag == self.index.tag(name):
             return
-        self.guard()
         try:
             tag, stat, size = self.store.put_file(self._key(name), self.folder / name, length)
         except FileNotFoundError:
@@ -189,7 +188,6 @@ class Push:
 
     def _delete(self, names: Iterable[str]) -> None:
         for name in list(names):
-            self.guard()
             self.store.delete([self._key(name)])
             self.remote.pop(name, None)
             self.index.files.pop(name, None)

@@ -9,10 +9,10 @@ the transfer is guarded by the signed hash of each request.
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
 import os
 import random
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +23,7 @@ from typing import Any, BinaryIO, TypeVar
 from inlearn.core.errors import EnvironmentFault, UserError, unknown
 from inlearn.core.files import machine_faults
 from inlearn.runs.remote_credentials import s3_options
+from inlearn.runs.remote_errors import first_line, sentence, status_code
 
 SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss", "file")
 PATIENCE_SECONDS = 120.0  # for how long a failing request is tried again; INLEARN_STORAGE_PATIENCE
@@ -63,7 +64,14 @@ class RemoteStore:
         self.patience = _patience() if patience is None else patience
         self.part_bytes = part_bytes
         self._tags_are_md5 = True
+        self._guard: Callable[[], None] = lambda: None
         self._obstore, self._store = _connect(self.url, self.patience)
+
+    def guarded(self, guard: Callable[[], None]) -> RemoteStore:
+        """The same store, with `guard` asked before every request and every repetition; what it raises ends it."""
+        other = copy.copy(self)
+        other._guard = guard
+        return other
 
     # ------------------------------------------------------------ writing
 
@@ -92,8 +100,9 @@ class RemoteStore:
 
             def once() -> str:
                 pieces = _pieces(file, size, 1 << 20)
+                _, store = _connect(self.url, self.patience, retries=2)
                 answer = self._obstore.put(
-                    self._store, key, pieces, chunk_size=self.part_bytes, max_concurrency=4, use_multipart=True
+                    store, key, pieces, chunk_size=self.part_bytes, max_concurrency=4, use_multipart=True
                 )
                 return self._verified(
                     key, answer["e_tag"], expected, size, lambda: _sha256(_pieces(file, size, 1 << 20))
@@ -104,13 +113,16 @@ class RemoteStore:
     def put_if(self, key: str, content: bytes, tag: str | None, patience: float | None = None) -> str:
         """Write only over the version `tag`, or only where nothing is (None); the new tag.
 
-        Raises `Exists` where another version is there (after a repeated request it may be our own), and
-        `NotImplementedError` where the store cannot compare and write in one.
+        Raises `Exists` where another version is there (after a repeated request it may be our own) or `tag` is gone,
+        and `NotImplementedError` where the store cannot compare and write in one.
         """
         mode: Any = "create" if tag is None else {"e_tag": tag}
-        return self._patiently(
-            f"write {key}", lambda: self._obstore.put(self._store, key, content, mode=mode)["e_tag"] or "", patience
-        )
+        try:
+            return self._patiently(
+                f"write {key}", lambda: self._obstore.put(self._store, key, content, mode=mode)["e_tag"] or "", patience
+            )
+        except FileNotFoundError:  # AWS answers 404 where others say that the condition does not hold
+            raise Exists from None
 
     def delete(self, keys: Sequence[str], patience: float | None = None) -> None:
         """Remove objects, in this order; those that are not there are no error."""
@@ -176,12 +188,13 @@ class RemoteStore:
         limit = time.monotonic() + (self.patience if patience is None else min(patience, self.patience))
         pause = FIRST_PAUSE
         while True:
+            self._guard()
             try:
                 return request()
             except (FileNotFoundError, self._obstore.exceptions.BaseError, StorageFault) as error:
                 problem = self._problem(error)
                 if problem is None or time.monotonic() + pause > limit:
-                    raise StorageFault(f"{self.url}: cannot {what}: {problem or _sentence(error)}") from None
+                    raise StorageFault(f"{self.url}: cannot {what}: {problem or sentence(error)}") from None
             time.sleep(pause * random.uniform(0.5, 1.0))
             pause = min(2 * pause, LONGEST_PAUSE)
 
@@ -194,11 +207,11 @@ class RemoteStore:
             raise error
         if isinstance(error, StorageFault):
             return text
-        status = _status(text)
+        status = status_code(text)
         final = status is not None and 400 <= status < 500 and status not in (408, 409, 425, 429)
         if final or type(error) is not kinds.GenericError or "169.254." in text:
             return None
-        return _sentence(error)
+        return sentence(error)
 
 
 # ---------------------------------------------------------------- connecting
@@ -212,8 +225,8 @@ def _patience() -> float:
         raise UserError(f"INLEARN_STORAGE_PATIENCE = {text}: expected seconds") from None
 
 
-def _connect(url: str, patience: float) -> tuple[Any, Any]:
-    """The obstore module and a store at `url`; obstore's own retries are for the parts of a large object."""
+def _connect(url: str, patience: float, retries: int = 0) -> tuple[Any, Any]:
+    """The obstore module and a store at `url`. Its own `retries` ask no guard: they are for parts of a large object."""
     scheme = url.partition("://")[0]
     if scheme not in SCHEMES:
         raise unknown("storage", scheme, SCHEMES)
@@ -222,20 +235,24 @@ def _connect(url: str, patience: float) -> tuple[Any, Any]:
         from obstore.store import from_url
     except ImportError:
         raise UserError(f"--runs {url}: object storage needs obstore: pip install 'inlearn[s3]'") from None
-    options: dict[str, Any] = {"mkdir": True} if scheme == "file" else _network(patience)
+    options: dict[str, Any] = {"mkdir": True} if scheme == "file" else _network(patience, retries)
     if scheme in ("s3", "s3a"):
         options = _merged(options, s3_options(os.environ))
     try:
         return obstore, from_url(url, **options)
     except (obstore.exceptions.BaseError, ValueError) as error:
-        raise UserError(f"--runs {url}: {_first_line(error)}") from None
+        raise UserError(f"--runs {url}: {first_line(error)}") from None
 
 
-def _network(patience: float) -> dict[str, Any]:
+def _network(patience: float, retries: int) -> dict[str, Any]:
     request = timedelta(seconds=max(1.0, min(60.0, patience / 4)))  # one that hangs leaves time for another
     return {
         "client_options": {"timeout": request, "connect_timeout": min(request, timedelta(seconds=10))},
-        "retry_config": {"max_retries": 2, "retry_timeout": request, "backoff": {"max_backoff": timedelta(seconds=2)}},
+        "retry_config": {
+            "max_retries": retries,
+            "retry_timeout": request,
+            "backoff": {"max_backoff": timedelta(seconds=2)},
+        },
     }
 
 
@@ -244,40 +261,6 @@ def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in other.items():
         result[key] = {**result[key], **value} if isinstance(value, dict) and key in result else value
     return result
-
-
-# ---------------------------------------------------------------- errors in words
-
-KNOWN_CAUSES = (  # the first that fits
-    (r"ExpiredToken|TokenRefreshRequired|token.{0,20}expired", "the credentials have expired; renew them"),
-    (r"NoSuchBucket", "there is no such bucket"),
-    (r"InvalidAccessKeyId|SignatureDoesNotMatch|InvalidToken", "the credentials are not valid there"),
-    (r"169\.254\.", "no credentials found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"),
-    (r"code: 40[13]|Unauthenticated|PermissionDenied", "access denied; do the credentials allow this?"),
-    (r"Connection refused", "the connection is refused"),
-    (r"dns error|failed to lookup", "its host name is not known"),
-    (r"timed ?out|TimedOut|Timeout", "it does not answer in time"),
-)
-
-
-def _sentence(error: Exception) -> str:
-    text = str(error).replace("retry_timeout", "")  # a setting of the client's, in every message
-    for pattern, words in KNOWN_CAUSES:
-        if re.search(pattern, text, re.IGNORECASE):
-            return words
-    status, message = _status(text), re.search(r"<Message>(.*?)</Message>", text)
-    if status is not None:
-        return f"it answers with status {status}" + (f" ({message[1]})" if message else "")
-    return _first_line(error)
-
-
-def _status(text: str) -> int | None:
-    found = re.search(r"status code: (\d{3})", text)
-    return int(found[1]) if found else None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 # ---------------------------------------------------------------- bytes

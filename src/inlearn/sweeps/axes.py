@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
@@ -23,14 +24,9 @@ def values(key: str, asked: Any) -> list[str]:
         found = [text(asked)]
     if not found:
         raise UserError(f"axis {key} has no values")
-    if twice := next((value for value in found if found.count(value) > 1), None):
+    if twice := next((value for value, times in Counter(found).items() if times > 1), None):
         raise UserError(f"axis {key} has {twice} twice")
     return found
-
-
-def reads_as_axis(asked: str) -> bool:
-    """Whether a text on the command line means several values."""
-    return bool(_function(asked)) or ("," in asked and asked[:1] not in "[{")
 
 
 def text(value: Any) -> str:
@@ -61,11 +57,6 @@ def _split(key: str, asked: str) -> list[str]:
     if "" in parts:
         raise UserError(f"axis {key} = {asked}: an empty value between commas")
     return parts
-
-
-def _function(part: str) -> re.Match[str] | None:
-    match = _CALL.fullmatch(part.strip())
-    return match if match and match[1] in FUNCTIONS else None
 
 
 def _part(key: str, part: str) -> list[str]:

@@ -11,9 +11,11 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
+from inlearn.core.errors import EnvironmentFault
 from inlearn.lab.interrupts import interrupts
 from inlearn.runs.lease import lease_holder
-from inlearn.runs.remote_root import open_root, shown, url_of
+from inlearn.runs.remote_pull import refresh_runs
+from inlearn.runs.remote_root import shown, url_of
 from inlearn.sweeps.engine import Engine, Job, Result
 from inlearn.sweeps.engines.config import EngineConfig
 from inlearn.sweeps.folder import PlanFolder
@@ -66,7 +68,7 @@ class _Invocation:
     ) -> None:
         self.plan, self.config, self.engine, self.say = plan, config, engine, say
         self.interrupted, self.root = interrupted, shown(plan.root)
-        self.began = time.time()
+        self.began = plan.now()
         self.summary = Summary()
         self.lost: Counter[str] = Counter()
 
@@ -93,7 +95,10 @@ class _Invocation:
         def report(result: Result) -> None:
             self.summary.results[result.id] = result
             self.lost[result.id] += result.state == "lost"
-            self.plan.note(result, engine)
+            try:
+                self.plan.note(result, engine)
+            except EnvironmentFault as fault:  # the runs' folders are what counts
+                self.say(f"the plan's log lacks a line: {fault}")
             progress.update(result)
 
         jobs = [Job(run.id, study, run.overrides, self.root) for run in runs]
@@ -118,7 +123,7 @@ class _Invocation:
         self.say(f"waiting for {len(ids)} run{'s' * (len(ids) > 1)} that another process is training")
         while not self._pause(REMOTE_WAIT_SECONDS if url_of(root) else WAIT_SECONDS):
             if url_of(root):  # another machine's lease is seen only by trying; what it finished is seen here
-                open_root(self.root)
+                refresh_runs(root, ids)
             held = [id for id in ids if lease_holder(root / id) is not None]
             if len(held) < len(ids):
                 free = standings(root, [runs[id] for id in ids if id not in held])

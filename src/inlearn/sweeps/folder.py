@@ -9,6 +9,7 @@ workers/  slurm/  ray/   what engines keep
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -26,7 +27,7 @@ from inlearn.runs.lines import read_lines
 from inlearn.runs.locking import exclusive
 from inlearn.runs.remote_root import url_of
 from inlearn.sweeps.engine import Result
-from inlearn.sweeps.plan import Plan
+from inlearn.sweeps.plan import Plan, read_plan
 from inlearn.sweeps.planned import PlannedRun
 
 
@@ -64,21 +65,40 @@ class PlanFolder:
     # ------------------------------------------------------------ attempts
 
     def note(self, result: Result, engine: str) -> None:
+        """Add an attempt to the log. It is only there to be looked at: raises `EnvironmentFault` where it cannot be."""
         line = asdict(result) | {"engine": engine, "at": time.strftime("%Y-%m-%d %H:%M:%S %z")}
-        with machine_faults(self.path), (self.path / "log.jsonl").open("ab") as file:
-            file.write(json.dumps(line).encode() + b"\n")  # one write: lines of two processes do not mix
+        with machine_faults(self.path), (self.path / "log.jsonl").open("a+b", buffering=0) as file:
+            half = file.tell() > 0 and os.pread(file.fileno(), 1, file.tell() - 1) != b"\n"
+            # One write, so that the lines of two processes do not mix; half a line that a full disk left stays alone.
+            file.write(b"\n" * half + json.dumps(line).encode() + b"\n")
 
     def last_results(self) -> dict[str, dict[str, Any]]:
         """The last attempt at each run, by id."""
-        return {line["id"]: line for line in read_lines(self.path / "log.jsonl")}
+        found = {}
+        with contextlib.suppress(FileNotFoundError):
+            for line in (self.path / "log.jsonl").read_bytes().splitlines():
+                with contextlib.suppress(ValueError):
+                    attempt = json.loads(line)
+                    found[attempt["id"]] = attempt
+        return found
 
     # ------------------------------------------------------------ stopping
 
     def ask_to_leave(self) -> None:
         write_json(self.path / "leave.json", {"asked": time.strftime("%Y-%m-%d %H:%M:%S %z")})
 
+    def now(self) -> float:
+        """The time by the clock that dates files here, which may be a file server's; seconds since the epoch."""
+        mark = self.path / f".now.{os.getpid()}"
+        with machine_faults(self.path):
+            mark.touch()
+        try:
+            return mark.stat().st_mtime
+        finally:
+            mark.unlink()
+
     def asked_to_leave(self, since: float) -> bool:
-        """Whether the plan was asked to stop after `since` (seconds since the epoch)."""
+        """Whether the plan was asked to stop after `since`, which is a time that `now` gave."""
         try:
             return os.stat(self.path / "leave.json").st_mtime >= since
         except FileNotFoundError:
@@ -94,8 +114,9 @@ def plans(root: Path) -> list[PlanFolder]:
 
 
 def open_plan(root: Path, name: str) -> PlanFolder:
-    """The plan called `name`, or the one that a YAML file of that path was started as."""
-    name = Path(name).stem if name.endswith((".yaml", ".yml")) else name
+    """The plan called `name`, or the one in a YAML file of that path."""
+    if name.endswith((".yaml", ".yml")):
+        name = read_plan(Path(name)).name
     known = {plan.name: plan for plan in plans(root)}
     if name not in known:
         if not known:
@@ -118,11 +139,7 @@ def store_plan(
     A plan may grow under its name. One that would lose runs is another plan, and refused: nothing is written then.
     Changed runs keep their stored ids, so that what was trained stays in the plan; `renew` takes the new ones.
     """
-    name = default_name(plan)
-    if not NAME.fullmatch(name):
-        raise UserError(
-            f"plan name = {name}: expected up to 100 letters, digits and _ . - beginning with none of . and -"
-        )
+    name = _checked_name(plan)
     path = root / ".plans" / name
     with machine_faults(root):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -134,13 +151,8 @@ def store_plan(
                 _write_runs(aside, runs)
             _send(path)
             return PlanFolder(path), []
-        old = {run.overrides: run for run in PlanFolder(path).runs}
+        old = _refuse_other(PlanFolder(path), runs)
         new = {run.overrides: run for run in runs}
-        if lost := [run for words, run in old.items() if words not in new and run.id not in {r.id for r in runs}]:
-            raise UserError(
-                f"plan '{name}' in {root} is another one: {len(lost)} of its {len(old)} runs are not in this plan "
-                f"(the first: {' '.join(lost[0].overrides)}); choose another name with --name"
-            )
         changed = [
             Changed(old[words], run)
             for words, run in new.items()
@@ -153,6 +165,31 @@ def store_plan(
             write_json(path / "plan.json", document)
             _send(path)
     return PlanFolder(path), changed
+
+
+def _refuse_other(plan: PlanFolder, runs: Sequence[PlannedRun]) -> dict[tuple[str, ...], PlannedRun]:
+    """The stored runs by their words; `UserError` if some of them are not among `runs`."""
+    old, words, ids = {run.overrides: run for run in plan.runs}, {r.overrides for r in runs}, {r.id for r in runs}
+    if lost := [run for run in old.values() if run.overrides not in words and run.id not in ids]:
+        raise UserError(
+            f"plan '{plan.name}' in {plan.root} is another one: {len(lost)} of its {len(old)} runs are not in this "
+            f"plan (the first: {' '.join(lost[0].overrides)}); choose another name with --name"
+        )
+    return old
+
+
+def check_plan(root: Path, plan: Plan, runs: Sequence[PlannedRun]) -> None:
+    """Raise what `store_plan` would raise, and make nothing."""
+    folder = PlanFolder(root / ".plans" / _checked_name(plan))
+    if folder.path.exists():
+        _refuse_other(folder, runs)
+
+
+def _checked_name(plan: Plan) -> str:
+    name = default_name(plan)
+    if not NAME.fullmatch(name):
+        raise UserError(f"plan name = {name}: expected up to 100 letters, digits and _ . -, not beginning with . or -")
+    return name
 
 
 def _write_runs(path: Path, runs: Sequence[PlannedRun]) -> None:

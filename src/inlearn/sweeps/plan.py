@@ -17,7 +17,7 @@ Points are the product of grid, zip and list. `{key}` in a value is the point's 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,8 @@ from pydantic import Field, field_validator
 
 from inlearn.core.configuration import Config, resolve, split_override
 from inlearn.core.errors import UserError, unknown
-from inlearn.sweeps.axes import reads_as_axis, text, values
+from inlearn.lab.config import reads_as_axis
+from inlearn.sweeps.axes import text, values
 
 Point = dict[str, str]
 Axes = Mapping[str, Any]
@@ -87,16 +88,24 @@ def read_plan(path: Path) -> Plan:
     return plan if plan.name else plan.model_copy(update={"name": path.stem})
 
 
-def with_overrides(plan: Plan, overrides: Sequence[str]) -> Plan:
-    """The plan with `key=value` and `key=axis` laid over it, each in the place of what the plan says of that key."""
-    shared, grid = dict(plan.set), dict(plan.grid)
+def with_overrides(plan: Plan, overrides: Sequence[str], same: Callable[[str], str] = lambda key: key) -> Plan:
+    """The plan with `key=value` and `key=axis` laid over it, each in the place of what the plan says of that key.
+
+    Raises `UserError` where the plan says it in more than one place: that cannot be meant in one word.
+    """
+    shared, grid = _once("set", plan.set, same), _once("grid", plan.grid, same)
+    elsewhere = {
+        same(key)
+        for block in (*plan.zip, *plan.list, *plan.include, *(b for w in plan.when for b in _blocks(w)))
+        for key in block
+    }
     seen: dict[str, str] = {}
-    for key, value in map(split_override, overrides):
+    for given, value in map(split_override, overrides):
+        key = same(given)
         if seen.setdefault(key, value) != value:
             raise UserError(f"{key} is given twice: {seen[key]} and {value}")
-        for block in (*plan.zip, *plan.list):
-            if key in block:
-                raise UserError(f"{key} goes side by side with other keys in the plan; change it in the file")
+        if key in elsewhere:
+            raise UserError(f"{key} is in zip, list, when or include of the plan, for some runs only; change it there")
         shared.pop(key, None)
         if reads_as_axis(value):
             grid[key] = value
@@ -104,6 +113,20 @@ def with_overrides(plan: Plan, overrides: Sequence[str]) -> Plan:
             grid.pop(key, None)
             shared[key] = value
     return plan.model_copy(update={"set": shared, "grid": grid})
+
+
+def _blocks(when: When) -> Iterator[dict[str, Any]]:
+    yield from (when.set, when.grid, *when.zip, *when.list)
+
+
+def _once(where: str, asked: Axes, same: Callable[[str], str]) -> dict[str, Any]:
+    """`asked` with each key in its one spelling."""
+    found: dict[str, Any] = {}
+    for key, value in asked.items():
+        if same(key) in found:
+            raise UserError(f"{where}: {key} is there twice, in two spellings")
+        found[same(key)] = value
+    return found
 
 
 # ---------------------------------------------------------------- points
@@ -119,14 +142,14 @@ def points(plan: Plan, same: Callable[[str], str] = lambda key: key) -> tuple[li
     if clash := next((key for key in shared if any(key in point for point in begun)), None):
         raise UserError(f"{clash} is both a shared value (set) and an axis of the plan")
     found = [shared | point for point in begun]
-    remarks = []
+    remarks: list[str] = []
     for place, when in enumerate(plan.when):
-        condition = _condition(f"when.{place}.if", when.condition, found, same)
+        condition = _condition(f"when.{place}.if", when.condition, found, same, remarks)
         if not any(_matches(point, condition) for point in found):
             remarks.append(f"when.{place} holds for no run")
         found = [new for point in found for new in _under(point, when, condition, f"when.{place}.", same)]
     for place, pattern in enumerate(plan.exclude):
-        condition = _condition(f"exclude.{place}", pattern, found, same)
+        condition = _condition(f"exclude.{place}", pattern, found, same, remarks)
         left = [point for point in found if not _matches(point, condition)]
         if len(left) == len(found):
             remarks.append(f"exclude.{place} matches no run")
@@ -164,7 +187,7 @@ def _joined(parts: Sequence[Point], where: str) -> Point:
 
 
 def _under(
-    point: Point, when: When, condition: Mapping[str, Sequence[str]], where: str, same: Callable[[str], str]
+    point: Point, when: When, condition: Mapping[str, Set[str | float]], where: str, same: Callable[[str], str]
 ) -> Iterator[Point]:
     if not _matches(point, condition):
         yield point
@@ -173,21 +196,35 @@ def _under(
         yield point | _spelt(when.set, same) | more
 
 
-def _condition(where: str, asked: Axes, found: Sequence[Point], same: Callable[[str], str]) -> dict[str, Sequence[str]]:
-    keys = {key for point in found for key in point}
-    for key in asked:
-        if same(key) not in keys:
-            raise unknown("key", key, keys, f"{where}.")
-    several = {key: value if isinstance(value, list) else [value] for key, value in asked.items()}
-    return {same(key): [text(value) for value in wanted] for key, wanted in several.items()}
+def _condition(
+    where: str, asked: Axes, found: Sequence[Point], same: Callable[[str], str], remarks: list[str]
+) -> dict[str, set[str | float]]:
+    """By key, the values that match. A value that no point has is remarked on."""
+    condition = {}
+    for key, value in asked.items():
+        there = {_meant(point[same(key)]) for point in found if same(key) in point}
+        if not there:
+            raise unknown("key", key, {key for point in found for key in point}, f"{where}.")
+        wanted = [text(v) for v in (value if isinstance(value, list) else [value])]
+        remarks += [f"{where}: no run has {key} = {v}" for v in wanted if _meant(v) not in there]
+        condition[same(key)] = {_meant(v) for v in wanted}
+    return condition
 
 
-def _matches(point: Point, condition: Mapping[str, Sequence[str]]) -> bool:
-    return all(point.get(key) in wanted for key, wanted in condition.items())
+def _meant(value: str) -> str | float:
+    """Texts that mean one number are one: 1, 1.0 and 1e0."""
+    try:
+        return float(value)
+    except ValueError:
+        return value
+
+
+def _matches(point: Point, condition: Mapping[str, Set[str | float]]) -> bool:
+    return all(key in point and _meant(point[key]) in wanted for key, wanted in condition.items())
 
 
 def _spelt(asked: Axes, same: Callable[[str], str]) -> Point:
-    return {same(key): text(value) for key, value in asked.items()}
+    return {key: text(value) for key, value in _once("plan", asked, same).items()}
 
 
 def _referred(point: Point) -> Point:

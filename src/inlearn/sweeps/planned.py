@@ -13,6 +13,7 @@ from inlearn.core.errors import UserError
 from inlearn.lab import discovery
 from inlearn.lab.config import RunBase, full_key, run_config
 from inlearn.lab.request import Request, request
+from inlearn.runs.folder import differences
 from inlearn.sweeps.plan import Plan, Point, points
 
 
@@ -43,14 +44,17 @@ def planned(plan: Plan, root: Path) -> tuple[list[PlannedRun], list[str]]:
     axes = [key for key in dict.fromkeys(k for point in every for k in point) if len({p.get(key) for p in every}) > 1]
     runs: dict[str, PlannedRun] = {}
     names: dict[str, str] = {}
+    configs: dict[str, RunBase] = {}
     for point in every:
         asked = _request(found, point, axes, root)
         _note_name(names, asked)
         varies = {key: _value(asked.config, key) for key in axes if key in point}
         run = PlannedRun(asked.id, varies, _texts(point), asked.config.training.last)
+        if (first := configs.setdefault(asked.id, asked.config)) is not asked.config:
+            _refuse_unhashed(first, asked)
         runs.setdefault(asked.id, run)
     if len(runs) < len(every):
-        remarks.append(f"{len(every):,} points are {len(runs):,} different runs")
+        remarks.append(f"{len(every):,} points are {len(runs):,} run{'s' * (len(runs) > 1)}")
     return list(runs.values()), remarks
 
 
@@ -86,6 +90,17 @@ def _note_name(names: dict[str, str], asked: Request) -> None:
     if name is not None and names.setdefault(name, asked.id) != asked.id:
         raise UserError(
             f"name={name} would name several runs; put what differs into it, as in name=m{{task.count}}_s{{seed}}"
+        )
+
+
+def _refuse_unhashed(first: RunBase, asked: Request) -> None:
+    """Two points that are one run must ask the same of it: it can be recorded, or end, in one way only."""
+    told = {"preset"}  # two presets may well mean one run
+    one, other = (config.model_dump(mode="json", exclude=told) for config in (first, asked.config))
+    for key, old, new in differences(one, other):
+        raise UserError(
+            f"{key} = {old} and {key} = {new} are one run, {asked.id}: {key} is not part of what a run is, "
+            "so it cannot be an axis"
         )
 
 

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inlearn.core.configuration import Tree, assign, resolve, split_override
+from inlearn.lab import discovery
 from inlearn.runs.folder import RunFolder, differences
 from inlearn.sweeps.coordinate import Summary, carry_out
 from inlearn.sweeps.engines.config import EngineConfig, Invocation
 from inlearn.sweeps.folder import Changed, PlanFolder, store_plan
 from inlearn.sweeps.plan import Plan, read_plan, with_overrides
-from inlearn.sweeps.planned import document_of, planned
+from inlearn.sweeps.planned import document_of, planned, spelling
 from inlearn.sweeps.standing import Standing, count, standings
 
 Say = Callable[[str], None]
@@ -28,7 +29,7 @@ def asked_for(words: str, overrides: Sequence[str] = (), name: str | None = None
         plan = read_plan(Path(words))
     else:
         plan = Plan(study=str(Path(words).resolve()) if words.endswith(".py") else words)
-    plan = with_overrides(plan, [text for text in overrides if text not in ours])
+    plan = with_overrides(plan, [text for text in overrides if text not in ours], spelling(discovery.study(plan.study)))
     return (plan.model_copy(update={"name": name}) if name else plan), resolve(Invocation, engine).engine
 
 
@@ -46,13 +47,19 @@ class Outcome:
 
     def problem(self) -> str | None:
         """One sentence on what is not as it was asked to be, or None. Being asked to stop is no problem."""
-        failed = [standing for standing in self.standings if standing.state in ("failed", "damaged")]
-        done = {standing.run.id for standing in self.standings if standing.done}
+        found = self.standings
+        done = {standing.run.id for standing in found if standing.done}
+        failed = {s.run.id: s.reason for s in found if s.state == "failed"}
+        failed |= {result.id: result.reason for result in self.summary.of("failed") if result.id not in done}
+        damaged = [standing for standing in found if standing.state == "damaged"]
         unsent = [result for result in self.summary.of("failed") if result.id in done]  # whole here, not in storage
-        refused, lost = self.summary.of("refused"), self.summary.of("lost")
+        refused, lost = self.summary.of("refused"), [] if self.summary.stopped else self.summary.of("lost")
         parts = []
         if failed:
-            parts.append(f"{len(failed):,} failed (--retry failed carries them out once more)")
+            why = next(iter(failed.values()))
+            parts.append(f"{len(failed):,} failed, the first because {why} (--retry failed tries them once more)")
+        if damaged:
+            parts.append(f"{len(damaged):,} have a damaged folder: {damaged[0].reason}")
         if unsent:
             parts.append(f"{len(unsent):,} finished and are not whole in storage: {unsent[0].reason}")
         if refused:
@@ -78,6 +85,8 @@ def sweep(
     for change in changed:
         say(_why_changed(folder, change))
     say(f"plan {folder.name}: {len(folder.runs):,} runs: {count(standings(root, folder.runs))}")
+    for told in _ask_of_finished(folder):
+        say(f"note: {told}")
     summary = carry_out(folder, engine, say, retry_failed, {change.before.id for change in changed})
     outcome = Outcome(folder, summary, changed)
     say(f"plan {folder.name}: {count(outcome.standings)}")
@@ -95,3 +104,16 @@ def _why_changed(plan: PlanFolder, change: Changed) -> str:
         f"run {change.before.id} ({change.before.label}) was made with {key} = {old}; the same words mean {new} now. "
         "It is left as it is; --renew plans it as a new run"
     )
+
+
+def _ask_of_finished(plan: PlanFolder) -> list[str]:
+    """Give finished runs the names that the plan gives them; remarks on what can no longer be recorded."""
+    late = 0
+    for standing in standings(plan.root, plan.runs):
+        if standing.done:
+            folder = RunFolder(plan.root / standing.run.id)
+            asked = document_of(plan.root, plan.document["study"], standing.run)["unhashed"]
+            if asked["name"] is not None and asked["name"] != folder.name:
+                folder.claim_name(asked["name"])
+            late += asked["record"] != folder.config["unhashed"]["record"]
+    return [f"{late:,} finished runs keep what they recorded; this plan asks for other records"] if late else []

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import warnings
 from collections.abc import Mapping
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,29 @@ class WeightedLoss(nn.Module):
         outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
         losses = space.loss(space.prediction(outputs), batch.at_scored(batch.targets))
         return (losses * batch.at_scored(batch.weights)).sum()
+
+
+class _TouchAll(torch.autograd.Function):
+    """The loss itself, as a function of every parameter: those that it does not depend on get no gradient added.
+
+    DDP waits until a gradient has arrived at every parameter, also where there is none, as this one says.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, loss: Tensor, *parameters: Tensor) -> Tensor:
+        ctx.count = len(parameters)
+        return loss.view_as(loss)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return gradient, *[None] * ctx.count
+
+
+class TouchingLoss(WeightedLoss):
+    """The same numbers, from a graph that leads to every parameter."""
+
+    def forward(self, space: Space, batch: Batch, dropout: Address | None, first: int) -> Tensor:
+        return _TouchAll.apply(super().forward(space, batch, dropout, first), *self.model.parameters())
 
 
 class Parameters(Protocol):
@@ -134,7 +157,8 @@ class Replicated(Whole):
     def __init__(self, model: nn.Module, precision: str):
         super().__init__(model, precision)
         # Not as views of DDP's buckets: gradients stay views of the flat buffer, and are copied back into it.
-        self.loss = nn.parallel.DistributedDataParallel(self.loss, gradient_as_bucket_view=False)
+        loss = TouchingLoss(model, precision)
+        self.loss = nn.parallel.DistributedDataParallel(loss, gradient_as_bucket_view=False)
 
     def accumulating(self) -> contextlib.AbstractContextManager:
         return self.loss.no_sync()
@@ -170,7 +194,12 @@ class Sharded:
         return contextlib.nullcontext()  # whole gradients that wait for the step's end would cost the memory saved
 
     def _gradients(self) -> list[Tensor]:
-        return [p.grad.to_local() for p in self.trained if p.grad is not None]
+        """This process's parts. Zeros where the loss does not depend on a parameter: as in one flat buffer, it then
+        has moments, and weight decay."""
+        for parameter in self.trained:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter, requires_grad=False)
+        return [p.grad.to_local() for p in self.trained]
 
     def norm(self) -> Tensor:
         squares = torch.stack(torch._foreach_norm(self._gradients())).square().sum()

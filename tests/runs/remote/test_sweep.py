@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
+from inlearn.runs.lease import description
 from inlearn.runs.remote_root import open_root
+from inlearn.runs.remote_store import RemoteStore
+from inlearn.sweeps import coordinate
 from inlearn.sweeps.engines.config import LocalConfig
 from inlearn.sweeps.folder import open_plan
 from inlearn.sweeps.plan import Plan, with_overrides
+from inlearn.sweeps.planned import planned
 from inlearn.sweeps.standing import standings
 from inlearn.sweeps.sweep import sweep
 
@@ -21,5 +27,16 @@ def test_a_plan_on_a_bucket_is_known_everywhere(tiny, bucket, tmp_path, monkeypa
     known = open_plan(there, "far")
     assert [s.state for s in standings(there, known.runs)] == ["finished"] * 2
     more = with_overrides(plan, ["seed=range(3)"])
-    again = sweep(more, LocalConfig(workers=1), there, said.append)
+    # A machine far away has the third run, and leaves it when it is waited for.
+    monkeypatch.setattr(coordinate, "REMOTE_WAIT_SECONDS", 0.2)
+    store, lease = RemoteStore(bucket), f"{planned(more, there)[0][2].id}/lease.json"
+    store.put(lease, json.dumps(description(1, "theirs") | {"host": "far", "beats": 1}).encode())
+
+    def say(text: str) -> None:
+        said.append(text)
+        if text.startswith("waiting for 1 run "):
+            store.delete([lease])
+
+    again = sweep(more, LocalConfig(workers=1), there, say)
+    assert not store.list(lease) and any(text.startswith("waiting for") for text in said), said
     assert len(again.summary.results) == 1 and len(again.standings) == 3 and again.problem() is None, said

@@ -260,7 +260,7 @@ def test_a_killed_upload_leaves_no_half_and_the_next_start_sends_it(bucket, dire
     proxy.release.set()
     proxy.faults.clear()
     again = command("run", "regression", *tiny)
-    _, err = again.communicate(timeout=60)
+    _, err = again.communicate(timeout=240)
     assert again.returncode == 0, err
     assert "took over" in err
     assert visible(direct, tmp_path) >= EVERY
@@ -273,7 +273,7 @@ def test_waiting_at_the_end_can_be_broken_off(bucket, direct, proxy, command, ti
     process = command("run", "regression", *tiny)
     assert any("Ctrl-C leaves them for later" in line for line in process.stderr)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=240)
     assert process.returncode == 1 and "the upload was broken off" in err and "inlearn push" in err
     assert "Traceback" not in err
     assert 60 not in visible(direct, tmp_path)

@@ -122,6 +122,7 @@ def test_a_sweep_that_is_preempted_requeued_and_killed_ends_as_on_the_local_engi
         segments = RunFolder(there / seeds[seed]).segments
         assert len(segments) == starts, seed
         assert all(segment["from_step"] > 0 for segment in segments[1:])
+        assert {segment["engine"] for segment in segments} == {"slurm"}
     # The signal saves at the next step and not at the next checkpoint of the schedule.
     first, second = RunFolder(there / seeds[0]).segments
     assert second["from_step"] == first["to_step"]

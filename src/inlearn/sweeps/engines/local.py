@@ -123,6 +123,7 @@ class _Worker:
 
 def _serve(pipe: Connection, device: str | None, log: str) -> None:
     """The whole life of a worker process."""
+    os.environ["INLEARN_ENGINE"] = "local"
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     for stream in (1, 2):
         os.dup2(handle, stream)

@@ -40,6 +40,7 @@ class Worker:
 
     def __init__(self, sign: Any, folder: str, token: str, has_card: bool) -> None:
         """`folder` is the plan's, as the driver sees it; that it is the same one here, `token` in it says."""
+        os.environ["INLEARN_ENGINE"] = "ray"
         if not has_card:
             os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray leaves every card in sight of those that asked for none
         try:

@@ -144,6 +144,7 @@ class SlurmEngine:
                 *config.setup,
                 f'export PYTHONPATH="{code}${{PYTHONPATH:+:$PYTHONPATH}}"',
                 "export PYTHONSAFEPATH=1",
+                "export INLEARN_ENGINE=slurm",
             ],
             "additional_parameters": {"requeue": True},
         }

@@ -13,12 +13,15 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Sequence
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inlearn.core.files import read_json, write_json
+from inlearn.runs import lease
 from inlearn.runs.folder import RunFolder
 from inlearn.runs.lines import MetricsWriter, read_lines
 from inlearn.runs.remote_root import open_root
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from inlearn.lab.interrupts import Interrupts
 
 MOST_IDLE = 10  # starts in a row without a step trained: such a task would be requeued for ever
+BUSY_SECONDS = 10.0
 BEGUN = "begun"
 
 
@@ -44,7 +48,8 @@ def read_jobs(folder: Path, number: int) -> list[Job]:
 
 def read_results(folder: Path, number: int) -> dict[str, dict[str, Any]]:
     """The last line of each run that began in the task, by id: `state` (also "begun"), `reason`, and `over`: whether
-    the task is done with it. A run that was interrupted by a signal is taken up when the task starts again."""
+    the task is done with it. One that was interrupted by a signal is taken up when the task starts again, and one that
+    another process holds ("busy") after the others, until a dead holder's lease would be stale."""
     path = folder / f"{number}.results.jsonl"
     return {line["id"]: line for line in read_lines(path)} if path.exists() else {}
 
@@ -84,14 +89,25 @@ class Task:
     def _carry_out(self, interrupted: Interrupts) -> None:
         from inlearn.sweeps.worker import carry_out
 
+        def leaves() -> bool:
+            return interrupted() or self._is_cancelled()
+
         lines = MetricsWriter(Path(self.folder) / f"{self.number}.results.jsonl")
-        for job in self._left():
-            if interrupted() or self._is_cancelled():
+        left, busy_since = deque(self._left()), {}
+        while left and not leaves():
+            if all(job.id in busy_since for job in left) and _pause(leaves):
                 break
+            job, began = left.popleft(), time.monotonic()
             lines.write({"id": job.id, "state": BEGUN, "reason": "", "over": False})
             lines.flush()
             result = carry_out(job)
-            over = result.state != "interrupted" or not interrupted()  # this run alone may have been asked to leave
+            if result.state == "busy":
+                # The lease of a node that failed looks alive until it is stale; one that is still held then is alive.
+                over = began - busy_since.setdefault(job.id, began) > lease.STALE_SECONDS
+                if not over:
+                    left.append(job)
+            else:
+                over = result.state != "interrupted" or not interrupted()  # this run alone may have been asked to leave
             lines.write(asdict(result) | {"over": over})
             lines.flush(sync=True)
         lines.close()
@@ -118,3 +134,11 @@ class Task:
         """How far the runs of this task have come, all together."""
         folders = [open_root(job.root, refresh=False) / job.id for job in self._jobs()]
         return sum(RunFolder(folder).status.step for folder in folders if (folder / "status.json").exists())
+
+
+def _pause(leaves: Callable[[], bool]) -> bool:
+    """Wait before runs that others hold are tried again; whether to leave, which ends the wait."""
+    end = time.monotonic() + BUSY_SECONDS
+    while not leaves() and time.monotonic() < end:
+        time.sleep(0.2)
+    return leaves()
