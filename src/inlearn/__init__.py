@@ -67,19 +67,32 @@ def query(sql: str, root: Path | str = "runs") -> pd.DataFrame:
     return query(open_root(root), sql)
 
 
-def sweep(plan: str, *overrides: str, root: Path | str = "runs", name: str | None = None) -> Runs:
+def sweep(
+    plan: str,
+    *overrides: str,
+    root: Path | str = "runs",
+    name: str | None = None,
+    retry_failed: bool = False,
+    renew: bool = False,
+    **more: Any,
+) -> Runs:
     """Carry out a plan (a study with axes, or a YAML file) as far as it is not done; its runs.
 
-    In a script, call it below `if __name__ == "__main__":`, because worker processes import the script too. Raises
-    `EnvironmentFault` after the rest was carried out if a run failed.
+    Keyword arguments are overrides, lists of them axes: `seed=[0, 1, 2]`. In a script, call it below
+    `if __name__ == "__main__":`, because worker processes import the script too. Raises `EnvironmentFault` after the
+    rest was carried out if a run failed.
     """
     from inlearn.core.errors import EnvironmentFault
     from inlearn.runs.remote_root import open_root
+    from inlearn.sweeps.axes import text
     from inlearn.sweeps.many import open_runs
     from inlearn.sweeps.sweep import asked_for
     from inlearn.sweeps.sweep import sweep as carry_out
 
-    outcome = carry_out(*asked_for(plan, overrides, name), open_root(root))
+    axes = {key: value if isinstance(value, (list, tuple, range)) else [value] for key, value in more.items()}
+    words = [*overrides, *(f"{key}={','.join(map(text, values))}" for key, values in axes.items())]
+    asked, engine = asked_for(plan, words, name)
+    outcome = carry_out(asked, engine, open_root(root), retry_failed=retry_failed, renew=renew)
     if problem := outcome.problem():
         raise EnvironmentFault(problem)
     return open_runs(outcome.plan.root, outcome.plan.name)

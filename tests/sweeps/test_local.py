@@ -234,11 +234,21 @@ def small_disk(folder: Path) -> Iterator[None]:
 
 
 def test_two_plans_of_one_name_are_refused(tiny, tmp_path):
-    store(tmp_path, [*tiny, "seed=range(3)"])
-    before = (tmp_path / ".plans" / "test" / "runs.jsonl").read_bytes()
+    plan = store(tmp_path, [*tiny, "seed=range(3)"])
+    store(tmp_path, [*tiny, "seed=range(2)"])  # nothing has begun, so nothing can be mixed up
+    plan = store(tmp_path, [*tiny, "seed=range(3)"])
+    carry_out(plan, LocalConfig(workers=1), lambda text: None)
+    before = (plan.path / "runs.jsonl").read_bytes()
     with pytest.raises(UserError, match="3 of its 3 runs are not in this plan"):
         store(tmp_path, [*tiny, "seed=range(3)", "model.dropout=0.1"])
-    assert (tmp_path / ".plans" / "test" / "runs.jsonl").read_bytes() == before
+    assert (plan.path / "runs.jsonl").read_bytes() == before
+
+
+def test_a_plan_that_its_engine_refuses_leaves_no_name_behind(tiny, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))  # no Slurm here
+    with pytest.raises((UserError, EnvironmentFault)):
+        inlearn.sweep("regression", *tiny, "engine=slurm", root=tmp_path, name="gone", seed=[0, 1])
+    assert not (tmp_path / ".plans" / "gone").exists()
 
 
 def test_a_run_made_under_another_preset_is_left_alone(lookup, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -150,7 +151,7 @@ def test_references_between_axes():
     assert not any(key.startswith("$") for p in found for key in p)
     with pytest.raises(UserError, match="refer to each other in a circle"):
         expanded('{study: s, set: {a: "{b}", b: "{a}"}}')
-    with pytest.raises(UserError, match=r"did you mean .a = .sed.: seed."):
+    with pytest.raises(UserError, match="the plan does not set sed at"):
         expanded('{study: s, set: {a: "{sed}", seed: 1}}')
 
 
@@ -325,3 +326,11 @@ def test_texts_of_values_are_what_the_grammar_reads(value):
         assert written == value
     else:
         assert json.loads(written) == value
+
+
+def test_the_guides_plan_is_one(tmp_path):
+    guide = Path(__file__).parents[2] / "docs" / "guides" / "sweeps.md"
+    (document,) = re.findall(r"^```yaml\n(.*?)^```$", guide.read_text(), re.DOTALL | re.MULTILINE)
+    (tmp_path / "plan.yaml").write_text(document)
+    found, remarks = planned(read_plan(tmp_path / "plan.yaml"), tmp_path)
+    assert len(found) == (21 * 5 - 1) * 2 * 2 + 1 and not remarks

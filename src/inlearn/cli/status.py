@@ -40,12 +40,18 @@ def status(
 ) -> None:
     """How a plan stands, run by run; without a name, every plan in one line each."""
     from inlearn.cli.common import print_table
+    from inlearn.core.errors import EnvironmentFault
     from inlearn.sweeps.folder import open_plan, plans
     from inlearn.sweeps.standing import count, standings
 
     if plan is None:
         known = plans(runs)
-        rows = [(p.name, p.document["study"], len(p.runs), count(standings(runs, p.runs))) for p in known]
+        rows = []
+        for p in known:
+            try:
+                rows.append((p.name, p.document["study"], len(p.runs), count(standings(runs, p.runs))))
+            except EnvironmentFault as fault:  # one damaged plan does not hide the others
+                rows.append((p.name, None, None, f"damaged: {fault}"))
         print_table(("plan", "study", "runs", "states"), rows)
         return
     folder = open_plan(runs, plan)

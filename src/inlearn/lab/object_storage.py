@@ -11,7 +11,7 @@ import logging
 import shlex
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,14 @@ def push_run(root: Path, id: str, say: Say) -> None:
     """Send whatever the remote of run `id` does not have yet."""
     with kept_remotely(root, id, say):
         pass
+
+
+def unsent(root: Path, ids: Iterable[str]) -> list[str]:
+    """Those of the runs `ids` that have files here that their remote lacks; asks nobody. Empty for a local root."""
+    if (url := url_of(root)) is None:
+        return []
+    store = RemoteStore(url)
+    return [id for id in ids if Push(store, root / id, lambda: None).left()]
 
 
 class Upload:

@@ -62,6 +62,11 @@ class PlanFolder:
         lines = read_lines(self.path / "runs.jsonl")
         return [PlannedRun(x["id"], x["axes"], tuple(x["overrides"]), x["last"]) for x in lines]
 
+    @property
+    def begun(self) -> bool:
+        """Whether any of its runs has a folder."""
+        return any((self.root / run.id).exists() for run in self.runs)
+
     # ------------------------------------------------------------ attempts
 
     def note(self, result: Result, engine: str) -> None:
@@ -136,7 +141,8 @@ def store_plan(
 ) -> tuple[PlanFolder, list[Changed]]:
     """Make or open the plan's folder, and the runs that the same words gave another id before.
 
-    A plan may grow under its name. One that would lose runs is another plan, and refused: nothing is written then.
+    A plan may grow under its name. One that would lose runs is another plan, and refused once a run has begun: nothing
+    is written then.
     Changed runs keep their stored ids, so that what was trained stays in the plan; `renew` takes the new ones.
     """
     name = _checked_name(plan)
@@ -170,7 +176,7 @@ def store_plan(
 def _refuse_other(plan: PlanFolder, runs: Sequence[PlannedRun]) -> dict[tuple[str, ...], PlannedRun]:
     """The stored runs by their words; `UserError` if some of them are not among `runs`."""
     old, words, ids = {run.overrides: run for run in plan.runs}, {r.overrides for r in runs}, {r.id for r in runs}
-    if lost := [run for run in old.values() if run.overrides not in words and run.id not in ids]:
+    if plan.begun and (lost := [run for run in old.values() if run.overrides not in words and run.id not in ids]):
         raise UserError(
             f"plan '{plan.name}' in {plan.root} is another one: {len(lost)} of its {len(old)} runs are not in this "
             f"plan (the first: {' '.join(lost[0].overrides)}); choose another name with --name"

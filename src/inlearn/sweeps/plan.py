@@ -73,8 +73,10 @@ def read_plan(path: Path) -> Plan:
         document = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         raise UserError(f"plan {path}: no such file") from None
+    except OSError as error:
+        raise UserError(f"plan {path} cannot be read: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"plan {path} is not YAML: {str(error).splitlines()[0]}") from None
+        raise UserError(f"plan {path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(document, dict):
         raise UserError(f"plan {path}: expected a mapping with study, grid, …")
     if is_sweep(document):
@@ -240,7 +242,11 @@ def _referred(point: Point) -> Point:
 
     def referred(found: re.Match[str], key: str, path: tuple[str, ...]) -> str:
         if found[1] not in point:
-            raise unknown("key", found[1], point, f"{key} = {point[key]}: ")
+            raise UserError(f"{key} = {point[key]}: the plan does not set {found[1]} at {_shown(point)}")
         return value(found[1], (*path, key))
 
     return {key: value(key) for key in point if not key.startswith("$")}
+
+
+def _shown(point: Point) -> str:
+    return ", ".join(f"{key}={value}" for key, value in point.items())

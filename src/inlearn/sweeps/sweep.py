@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from inlearn.core.configuration import Tree, assign, resolve, split_override
+from inlearn.core.errors import EnvironmentFault, UserError
 from inlearn.lab import discovery
+from inlearn.lab.object_storage import push_run, unsent
 from inlearn.runs.folder import RunFolder, differences
+from inlearn.runs.lease import Held
 from inlearn.sweeps.coordinate import Summary, carry_out
+from inlearn.sweeps.engine import Result
 from inlearn.sweeps.engines.config import EngineConfig, Invocation
 from inlearn.sweeps.folder import Changed, PlanFolder, store_plan
 from inlearn.sweeps.plan import Plan, read_plan, with_overrides
@@ -87,7 +92,13 @@ def sweep(
     say(f"plan {folder.name}: {len(folder.runs):,} runs: {count(standings(root, folder.runs))}")
     for told in _ask_of_finished(folder):
         say(f"note: {told}")
-    summary = carry_out(folder, engine, say, retry_failed, {change.before.id for change in changed})
+    try:
+        summary = carry_out(folder, engine, say, retry_failed, {change.before.id for change in changed})
+    except (UserError, EnvironmentFault):
+        if not folder.begun:  # the engine refused: the name is free again
+            shutil.rmtree(folder.path)
+        raise
+    summary.results |= _send(root, [s.run.id for s in standings(root, folder.runs) if s.done], say)
     outcome = Outcome(folder, summary, changed)
     say(f"plan {folder.name}: {count(outcome.standings)}")
     if summary.stopped in ("interrupted", "cancelled"):
@@ -117,3 +128,14 @@ def _ask_of_finished(plan: PlanFolder) -> list[str]:
                 folder.claim_name(asked["name"])
             late += asked["record"] != folder.config["unhashed"]["record"]
     return [f"{late:,} finished runs keep what they recorded; this plan asks for other records"] if late else []
+
+
+def _send(root: Path, ids: Sequence[str], say: Say) -> dict[str, Result]:
+    """Send finished runs that an earlier upload left behind; those that cannot be sent now, as failed."""
+    left = {}
+    for id in unsent(root, ids):
+        try:
+            push_run(root, id, say)
+        except (EnvironmentFault, Held) as fault:
+            left[id] = Result(id, "failed", str(fault))
+    return left

@@ -44,6 +44,7 @@ class LocalEngine:
         waiting, stopping = deque(jobs), False
         workers: list[_Worker] = []
         try:
+            _start_fork_server(self.context)
             workers = [_Worker(self.context, n, place, self.logs) for n, place in enumerate(places)]
             while True:
                 if not stopping and stop():
@@ -65,6 +66,23 @@ class LocalEngine:
                 worker.end()
 
 
+def _start_fork_server(context: Any) -> None:
+    """Start it deaf to Ctrl-C, which would otherwise break its long import with a traceback."""
+    if context.get_start_method() != "forkserver":
+        return
+    from multiprocessing import forkserver
+
+    try:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except ValueError:  # not the main thread
+        forkserver.ensure_running()
+        return
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 class _Worker:
     """One process and the job that it has, if any."""
 
@@ -76,7 +94,9 @@ class _Worker:
     def _start(self, context: Any, number: int, device: str | None, logs: Path) -> None:
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(
-            target=_serve, args=(theirs, device, str(logs / f"{number}.log")), name=f"inlearn-worker-{number}"
+            target=_serve,
+            args=(theirs, device, str(logs / f"{number}.log"), dict(os.environ)),
+            name=f"inlearn-worker-{number}",
         )
         self.process.start()
         theirs.close()
@@ -121,9 +141,10 @@ class _Worker:
         self.process.join()
 
 
-def _serve(pipe: Connection, device: str | None, log: str) -> None:
-    """The whole life of a worker process."""
-    os.environ["INLEARN_ENGINE"] = "local"
+def _serve(pipe: Connection, device: str | None, log: str, environment: dict[str, str]) -> None:
+    """The whole life of a worker process, in the caller's environment: the fork server has that of its first use."""
+    os.environ.clear()
+    os.environ.update(environment, INLEARN_ENGINE="local")
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
     for stream in (1, 2):
         os.dup2(handle, stream)
