@@ -20,10 +20,14 @@ def cancel(
     from inlearn.sweeps.cancel import cancel_plan
     from inlearn.sweeps.folder import plans
 
-    if reference in {plan.name for plan in plans(runs)} or reference.endswith((".yaml", ".yml")):
+    known = sorted(plan.name for plan in plans(runs))
+    if reference in known or reference.endswith((".yaml", ".yml")):
         say(cancel_plan(runs, reference))
         return
-    folder = RunFolder.open(runs, reference)
+    try:
+        folder = RunFolder.open(runs, reference)
+    except UserError as error:
+        raise UserError(f"{error}; plans: {', '.join(known[:8]) or 'none'}") from None
     holder = lease_holder(folder.path)
     if holder is None:
         raise UserError(f"run {folder.id} is not running: it is {folder.status.state}")

@@ -55,7 +55,7 @@ def group_tables(groups: pd.DataFrame, axes: Sequence[str], marks: Sequence[str]
             cells += [to_precision(row["mean"], half), to_precision(row["std"], row["std"])]
             cells += [interval(row["low"], row["high"]), plain(row["n"])] + ([plain(row["not_finite"])] if odd else [])
             if not distances:
-                cells += [_same_place(rows_, row, keys, half) for rows_ in ideal.values()]
+                cells += [_same_place(rows_, row, keys) for rows_ in ideal.values()]
             rows.append(cells)
         title = f"{theme.readable(measure).capitalize()} on {name} ({unit}), {at}"
         found.append(Read(title, columns, rows))
@@ -66,10 +66,10 @@ def _cells(row: dict, keys: Sequence[str]) -> list[str]:
     return [theme.readable(row[key]) if key == "reference" else plain(row[key]) for key in keys]
 
 
-def _same_place(ideal: pd.DataFrame, row: dict, keys: Sequence[str], half: float) -> str:
-    """An ideal learner's mean in the group and level of `row`, at the model's precision."""
+def _same_place(ideal: pd.DataFrame, row: dict, keys: Sequence[str]) -> str:
+    """An ideal learner's mean in the group and level of `row`. It is exact on the rows it has, so four digits."""
     same = [other for other in ideal.to_dict("records") if all(other[key] == row[key] for key in keys)]
-    return to_precision(same[0]["mean"], half) if same else "–"
+    return to_precision(same[0]["mean"], math.nan) if same else "–"
 
 
 def difference_tables(differences: pd.DataFrame, key: str, axes: Sequence[str], marks: Sequence[str]) -> list[Read]:
@@ -181,9 +181,10 @@ def _against(groups: pd.DataFrame, axes: Sequence[str]) -> Iterator[Section]:
             yield Section(f"{title.capitalize()} on {name} against {axis}", BARS, chart)
 
 
-BARS = "Means over the runs of each group; bars are 95 % intervals of the mean between runs."
+CUT = "What reaches the frame goes on beyond it: the tables have the numbers."
+BARS = f"Means over the runs of each group; bars are 95 % intervals of the mean between runs. {CUT}"
 IDEAL = "Beside the model, the ideal learners on the same rows."
-BANDS = "Means over the runs of each group; bands are 95 % intervals of the mean between runs."
+BANDS = f"Means over the runs of each group; bands are 95 % intervals of the mean between runs. {CUT}"
 
 
 def _parts(table: pd.DataFrame, axes: Sequence[str]) -> Iterator[tuple[str, pd.DataFrame]]:

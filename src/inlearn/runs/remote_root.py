@@ -30,7 +30,8 @@ def open_root(text: str | Path, refresh: bool = True) -> Path:
         return path
     url = _normal(split[1], split[2] or "")
     root = _working_folder(url)
-    if url_of(root) is None:
+    unused = next(root.glob("*/config.json"), None) is None
+    if url_of(root) is None or unused:  # a mistaken endpoint holds nothing against the right one
         write_json(root / REMOTE, {"url": url, "endpoint": _endpoint(url)})
     elif (kept := read_json(root / REMOTE)["endpoint"]) != _endpoint(url):
         raise UserError(

@@ -21,6 +21,7 @@ from inlearn.sweeps.many import Runs
 from inlearn.sweeps.readings import Asked, read_curves, read_values
 
 LEVEL = 0.95
+BOOTSTRAP_RUNS = 10  # below so many, resampling knows too little of the tails
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,9 @@ def summarise(runs: Runs, asked: Asked) -> Summary:
     paired, remarks = differences(readings, runs, over, marks, asked.pair)
     notes = [text for text in (runs.left_out, *readings.notes, *remarks) if text]
     notes += _empty(groups, runs, axes)
+    fewest = groups.loc[groups["n"] > 1, "n"].min()
+    if asked.interval == "bootstrap" and fewest < BOOTSTRAP_RUNS:
+        notes.append(f"bootstrap intervals of {fewest:.0f} runs are too narrow: none leaves the range of the values")
     notes += [
         f"{int(rows['not_finite'].sum()):,} {what} are not finite and left out (column not_finite)"
         for rows, what in ((groups, "values"), (paired, "pairs"))
