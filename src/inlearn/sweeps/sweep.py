@@ -10,6 +10,7 @@ from pathlib import Path
 from inlearn.core.configuration import Tree, assign, resolve, split_override
 from inlearn.core.errors import EnvironmentFault, UserError
 from inlearn.lab import discovery
+from inlearn.lab.interrupts import interrupts
 from inlearn.lab.object_storage import push_run, unsent
 from inlearn.runs.folder import RunFolder, differences
 from inlearn.runs.lease import Held
@@ -86,9 +87,17 @@ def sweep(
     wanted, remarks = planned(plan, root)
     for remark in remarks:
         say(f"note: {remark}")
-    folder, changed = store_plan(root, plan, wanted, renew)
-    for change in changed:
-        say(_why_changed(folder, change))
+    with interrupts():  # from the first file to the last word
+        folder, changed = store_plan(root, plan, wanted, renew)
+        for change in changed:
+            say(_why_changed(folder, change))
+        return _carry_out(folder, changed, engine, say, retry_failed)
+
+
+def _carry_out(
+    folder: PlanFolder, changed: Sequence[Changed], engine: EngineConfig, say: Say, retry_failed: bool
+) -> Outcome:
+    root = folder.root
     say(f"plan {folder.name}: {len(folder.runs):,} runs: {count(standings(root, folder.runs))}")
     for told in _ask_of_finished(folder):
         say(f"note: {told}")
@@ -101,7 +110,8 @@ def sweep(
     summary.results |= _send(root, [s.run.id for s in standings(root, folder.runs) if s.done], say)
     outcome = Outcome(folder, summary, changed)
     say(f"plan {folder.name}: {count(outcome.standings)}")
-    if summary.stopped in ("interrupted", "cancelled"):
+    stays = engine.kind == "slurm" and summary.stopped == "interrupted"  # the engine says what goes on there
+    if summary.stopped in ("interrupted", "cancelled") and not stays:
         say(f"{summary.stopped}: everything is saved; the same command goes on")
     return outcome
 

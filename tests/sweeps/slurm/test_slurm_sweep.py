@@ -142,9 +142,10 @@ def test_jobs_go_on_without_us_are_found_again_and_cancelled(node, inlearn, word
 
     watching = inlearn(*plan)
     wait_for(lambda: saved(tmp_path, seeds[0]) and saved(tmp_path, seeds[1]), 120, "two runs under way")
+    while "3 runs are with Slurm already" not in watching.stderr.readline():  # until it says so, it is only starting
+        assert watching.poll() is None
     watching.send_signal(signal.SIGINT)
-    said = finish(watching)
-    assert "3 runs are with Slurm already" in said and "the jobs go on" in said
+    assert "the jobs go on" in finish(watching)
     assert submissions(tmp_path, "left") == [first] and len(node.queue()) == 2
 
     said = finish(inlearn("cancel", "left", "--runs", str(tmp_path)))
