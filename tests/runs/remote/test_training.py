@@ -383,8 +383,14 @@ def test_what_is_no_place_is_refused(root, words, tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_two_services_with_one_bucket_name_are_not_mixed(bucket, monkeypatch):
-    open_root(bucket)
+def test_two_services_with_one_bucket_name_are_not_mixed(bucket, moto_port, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(EnvironmentFault, match="refused"):
+        open_root(bucket)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{moto_port}")
+    root = open_root(bucket)  # a mistake that left no run behind holds nothing against the right one
+    (root / "0123456789ab").mkdir()
+    (root / "0123456789ab" / "config.json").write_text("{}")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(ValueError, match="set INLEARN_CACHE to another folder"):
         open_root(bucket)
