@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import altair as alt
 import pandas as pd
 
 from inlearn.charts import positions, training
+from inlearn.core.configuration import leaves
 from inlearn.core.errors import UserError
 from inlearn.lab.opened import Run
 from inlearn.reports.page import Section, write_page
@@ -79,7 +80,7 @@ def _facts(run: Run) -> list[tuple[str, str]]:
     facts += [("state", f"{status.state} at step {status.step:,}" + (f": {status.reason}" if status.reason else ""))]
     facts += [("parameters", f"{_parameters(run):,}")]
     facts += [("seeds", ", ".join(f"{stream} {seed}" for stream, seed in asked["seeds"].items()))]
-    facts += [(key, str(value)) for key, value in flattened({k: asked[k] for k in ("study", "model", "training")})]
+    facts += [(key, str(value)) for key, value in leaves({k: asked[k] for k in ("study", "model", "training")})]
     facts += [("precision", asked["precision"]), ("started from", asked["start"] or "fresh weights")]
     facts += [("numerics", f"version {asked['numerics']}: the id is the hash of everything above")]
     for number, segment in enumerate(segments, 1):
@@ -113,15 +114,6 @@ def _formulas(run: Run) -> pd.DataFrame:
     return pd.DataFrame(seen.values())
 
 
-def flattened(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """(dotted key, value) of every leaf."""
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from flattened(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
 def final_numbers(runs: Sequence[Run]) -> pd.DataFrame:
     """Overall means at each run's last evaluation: set, measure, reference, unit, then a column a run."""
     columns = ["set", "measure", "reference", "unit"]
@@ -139,7 +131,7 @@ def final_numbers(runs: Sequence[Run]) -> pd.DataFrame:
 
 def differing_keys(runs: Sequence[Run]) -> dict[str, list[str]]:
     """Every configuration key that is not the same in all runs, with its value in each."""
-    trees = [dict(flattened(run.folder.config["config"])) for run in runs]
+    trees = [dict(leaves(run.folder.config["config"])) for run in runs]
     keys = dict.fromkeys(key for tree in trees for key in tree)
     values = {key: [str(tree.get(key, "–")) for tree in trees] for key in keys}
     return {key: each for key, each in values.items() if len(set(each)) > 1}

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from inlearn.core.configuration import leaves
 from inlearn.core.errors import EnvironmentFault, UserError
 from inlearn.runs.folder import RunFolder, list_runs
 from inlearn.runs.query import TABLES, query
@@ -140,13 +141,5 @@ def _asked(folder: RunFolder) -> dict[str, Any] | None:
         return None
     seed = unhashed["seed"]
     seeds = {f"seeds.{stream}": value for stream, value in config["seeds"].items() if value not in (seed, 0)}
-    tree = {key: value for key, value in _leaves(config) if not key.startswith("seeds.")}
+    tree = {key: value for key, value in leaves(config) if not key.startswith("seeds.")}
     return {key.removeprefix("study."): value for key, value in tree.items()} | {"seed": seed} | seeds
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
