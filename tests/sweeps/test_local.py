@@ -70,6 +70,15 @@ def wait_until(condition, process: subprocess.Popen | None = None, seconds: floa
         time.sleep(0.02)
 
 
+def under_way(root: Path, words: list[str]) -> tuple[subprocess.Popen, PlanFolder]:
+    """A sweep called "test" that has saved its first run at step 50."""
+    process = begin(root, *words)
+    plan = PlanFolder(root / ".plans" / "test")
+    wait_until((plan.path / "runs.jsonl").exists, process)
+    wait_until((root / plan.runs[0].id / weights(50)).exists, process)
+    return process, plan
+
+
 def holder_pid(folder: Path) -> int | None:
     holder = lease_holder(folder) if folder.exists() else None
     return holder["pid"] if holder else None
@@ -123,10 +132,7 @@ def test_a_killed_worker_loses_nothing(tiny, tmp_path):
 
 def test_an_interrupted_sweep_goes_on(tiny, tmp_path):
     words = [*longer(tiny), "seed=range(4)", "--name", "test", "engine.workers=2"]
-    process = begin(tmp_path, *words)
-    wait_until((tmp_path / ".plans" / "test" / "runs.jsonl").exists, process)
-    plan = PlanFolder(tmp_path / ".plans" / "test")
-    wait_until(lambda: (tmp_path / plan.runs[0].id / weights(50)).exists(), process)
+    process, plan = under_way(tmp_path, words)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal sends it: to everybody
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 0 and "the same command goes on" in said, said
@@ -152,10 +158,7 @@ def test_two_sweeps_of_one_plan_share_the_work(tiny, tmp_path):
 
 def test_cancel_reaches_the_sweep_and_its_runs(tiny, tmp_path):
     words = [*longer(tiny), "seed=range(4)", "--name", "test", "engine.workers=2"]
-    process = begin(tmp_path, *words)
-    wait_until((tmp_path / ".plans" / "test" / "runs.jsonl").exists, process)
-    plan = PlanFolder(tmp_path / ".plans" / "test")
-    wait_until(lambda: (tmp_path / plan.runs[0].id / weights(50)).exists(), process)
+    process, plan = under_way(tmp_path, words)
     asked = subprocess.run(
         [sys.executable, "-m", "inlearn.cli.main", "cancel", "test", "--runs", str(tmp_path)],
         capture_output=True,

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -37,8 +36,6 @@ def sweep(
     from inlearn.sweeps.sweep import asked_for
     from inlearn.sweeps.sweep import sweep as carry_out
 
-    if (world := os.environ.get("WORLD_SIZE", "1")) != "1":  # workers would take themselves for torchrun's processes
-        raise UserError(f"WORLD_SIZE = {world}: a sweep is started once, not by torchrun, which is for a single run")
     asked, engine = asked_for(plan, overrides or [], name)
     if export is not None:
         if dry_run or retry or renew:

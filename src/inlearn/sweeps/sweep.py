@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ Say = Callable[[str], None]
 
 def asked_for(words: str, overrides: Sequence[str] = (), name: str | None = None) -> tuple[Plan, EngineConfig]:
     """The plan and the engine that the command line means. `words`: a study's name or file, or a plan's file."""
+    if (world := os.environ.get("WORLD_SIZE", "1")) != "1":  # workers would take themselves for torchrun's processes
+        raise UserError(f"WORLD_SIZE = {world}: a sweep is started once, not by torchrun, which is for a single run")
     engine: Tree = {}
     ours = [text for text in overrides if split_override(text)[0].partition(".")[0] == "engine"]
     for text in sorted(ours, key=lambda text: "." in text.partition("=")[0]):  # the choice before its keys
