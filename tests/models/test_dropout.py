@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformer_cases import TOKENS, Seeds, config, some_inputs
 
-from inlearn.core.draws import Address
+from inlearn.core.draws import Address, Addresses
 from inlearn.models.activations import capture
 from inlearn.models.initialise import initialise
 from inlearn.models.leaves import Dropout, set_dropout, stack
@@ -85,10 +85,10 @@ def test_members_of_a_stack_drop_what_they_drop_alone() -> None:
     solo = [dropping(init) for init in range(3)]
     model, ids = stack(solo).train(), torch.stack([some_inputs("tied", 5, 7, seed=e) for e in range(3)])
     addresses = [at(4, dropout=e) for e in range(3)]
-    set_dropout(model, addresses)
+    set_dropout(model, Addresses(tuple(a.seeds for a in addresses), "dropout", torch.full((3,), 4)))
     together = model(ids)[0]
     for e, alone in enumerate(solo):
         set_dropout(alone, addresses[e])
         torch.testing.assert_close(together[e], alone(ids[e])[0], rtol=1e-11, atol=1e-11)
     with pytest.raises(ValueError, match="2 dropout addresses for 3 members"):
-        set_dropout(model, addresses[:2])
+        set_dropout(model, Addresses((Seeds(), Seeds()), "dropout", torch.tensor([4, 4])))

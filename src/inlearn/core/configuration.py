@@ -17,7 +17,7 @@ import json
 import types
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -31,6 +31,9 @@ class Config(BaseModel):
     """Frozen; unknown keys, NaN and infinities are errors; defaults are checked like given values."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+    SHAPELESS: ClassVar[frozenset[str]] = frozenset()
+    """Dotted keys below this one that change no tensor's shape: runs that differ in them can be trained together."""
 
 
 class StudyConfig(Config):

@@ -84,6 +84,32 @@ class Address:
         return Address(self.seeds, f"{self.stream}/{stream}", self.step)
 
 
+@dataclass(frozen=True)
+class Addresses:
+    """A place in the randomness of each of E runs that are trained together: keys have the members last, (..., E).
+
+    `step` (..., E) holds each member's own; what is drawn for member e is what `Address(seeds[e], ...)` draws.
+    """
+
+    seeds: tuple[StreamSeeds, ...]
+    stream: str
+    step: Tensor
+
+    def key(self, *what: str | int, device: torch.device | str = "cpu") -> Tensor:
+        name = self.stream.rpartition("/")[2]
+        here = _host_keys(tuple(getattr(seeds, name) for seeds in self.seeds), self.stream, what, torch.device(device))
+        return _mix(here + (self.step.to(device) + 1) * GAMMA)
+
+    def beside(self, stream: str) -> Addresses:
+        return Addresses(self.seeds, f"{self.stream}/{stream}", self.step)
+
+
+@lru_cache(maxsize=256)  # kept on the device: a CUDA graph may copy nothing from the host
+def _host_keys(seeds: tuple[int, ...], stream: str, what: tuple[str | int, ...], device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor([_host_key(seed, stream, what) for seed in seeds], device=device)
+
+
 def each(key: Tensor, index: Tensor) -> Tensor:
     """One key for every object in `index`: object i gets the same key in whatever set it is drawn."""
     return _mix(key + (index + 1) * GAMMA)
@@ -122,9 +148,14 @@ def normal(key: Tensor, rows: int, shape: tuple[int, ...] = (), first: int = 0) 
     return pairs.flatten(-2)[..., :count].reshape(*key.shape, rows, *shape)
 
 
-def integers(key: Tensor, rows: int, high: int, shape: tuple[int, ...] = (), first: int = 0) -> Tensor:
-    """(..., rows, *shape) int64 in [0, high), high <= 2^31, by multiply and shift (bias below high / 2^32)."""
-    if not 1 <= high <= 1 << 31:
+def integers(key: Tensor, rows: int, high: int | Tensor, shape: tuple[int, ...] = (), first: int = 0) -> Tensor:
+    """(..., rows, *shape) int64 in [0, high), high <= 2^31, by multiply and shift (bias below high / 2^32).
+
+    A tensor `high` has a value for each key, unchecked: looking at it would make a GPU wait.
+    """
+    if isinstance(high, Tensor):
+        high = high[..., None, None]
+    elif not 1 <= high <= 1 << 31:
         raise ValueError(f"high is {high}; expected 1 to 2^31")
     words = bits(key, rows, math.prod(shape), first)
     return ((((words >> 32) & 0xFFFFFFFF) * high) >> 32).reshape(*key.shape, rows, *shape)

@@ -40,14 +40,14 @@ def _size(chunk: Chunk) -> int:
 
 
 class Evaluator:
-    """Evaluates learners on a study's sets. `sets` limits which exist here (default: all)."""
+    """Evaluates learners on a study's sets. `room`: how many numbers of them it may keep in memory."""
 
-    def __init__(self, study: Study, seeds: StreamSeeds):
+    def __init__(self, study: Study, seeds: StreamSeeds, room: int = KEPT):
         self.study = study
         self.seeds = _Fixed(seeds.eval)
         self._kept: dict[str, list[Chunk]] = {}
         self._grouped: dict[tuple[str, bool, str | None, tuple[str, ...]], Grouping] = {}
-        self._room = KEPT
+        self._room = room
 
     # ------------------------------------------------------------ evaluation sets
 

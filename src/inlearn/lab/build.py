@@ -18,6 +18,7 @@ from inlearn.training.config import Watched
 from inlearn.training.loop import Plan
 from inlearn.training.parameters import Parallel
 from inlearn.training.ranks import ALONE, Ranks
+from inlearn.training.stack import Member
 from inlearn.training.trainer import Trainer
 
 
@@ -145,6 +146,24 @@ def build_model(config: RunBase, interface: Interface, device: torch.device) -> 
     model = config.model.build(interface)
     initialise(model, config.seeds.following(config.seed))
     return model.to(device=device, dtype=devices.DTYPES[config.precision])
+
+
+def build_member(built: Built) -> Member:
+    """The run as a member of a stack that is still to be made."""
+    config = built.config
+    if built.parallel != "none":
+        raise UserError(f"execution.engine = stacked goes with one process; here are {built.ranks.world}")
+    if config.training.accumulate > 1:
+        raise UserError(
+            f"execution.engine = stacked with training.accumulate = {config.training.accumulate}: expected 1"
+        )
+    return Member(
+        build_model(config, built.study.interface, built.device),
+        config.training,
+        config.seeds.following(config.seed),
+        built.tasks,
+        config.record.training,
+    )
 
 
 def build_trainer(built: Built) -> Trainer:

@@ -44,11 +44,14 @@ class Seeds(Config):
 class Execution(Config):
     """Where a run is carried out. Recorded with every start, never hashed.
 
+    engine: whether the model is trained alone or as a member of a stack (which may have one member); `auto` goes on as
+    the run was begun, and begins alone. Sweeps stack runs by themselves.
     parallel: how several processes (torchrun) hold one model; `auto` is ddp where there are several, else none.
     """
 
     device: str = "auto"
     threads: PositiveInt = 1
+    engine: Literal["auto", "solo", "stacked"] = "auto"
     parallel: Literal["auto", "none", "ddp", "fsdp"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
@@ -90,7 +93,12 @@ class RunBase(Config):
 
 
 UNHASHED = {"record", "execution", "track", "preset", "name", "tags", "seed"}
-SHORT = {"device": "execution.device", "threads": "execution.threads", "log_level": "execution.log_level"}
+SHORT = {
+    "device": "execution.device",
+    "threads": "execution.threads",
+    "engine": "execution.engine",
+    "log_level": "execution.log_level",
+}
 
 
 @cache

@@ -1,37 +1,47 @@
-"""What surrounds one process that works on a run: versions, log, signals, the machine's description."""
+"""What surrounds one process that works on a run: versions, the machine's description, how the model is held."""
 
 from __future__ import annotations
 
-import contextlib
 import datetime
-import logging
 import os
 import platform
+import shlex
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 import inlearn
 from inlearn.core import device as devices
+from inlearn.runs.folder import RunFolder
+from inlearn.runs.remote_root import shown
+
+if TYPE_CHECKING:
+    from inlearn.lab.build import Built
+    from inlearn.training.ranks import Ranks
 
 
-def segment(device: torch.device, threads: int, from_step: int, processes: int, parallel: str) -> dict[str, Any]:
-    """What may differ between two starts of one run; bits are promised only where all of it is equal."""
+def segment(built: Built, from_step: int, members: int | None) -> dict[str, Any]:
+    """What may differ between two starts of one run; bits are promised only where all but the members is equal.
+
+    members: how many runs are trained together as one stack, with no effect on each; none for a model alone.
+    """
+    device = built.device
     return {
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "from_step": from_step,
         "engine": os.environ.get("INLEARN_ENGINE", "none"),  # what a sweep's engine tells its workers
+        "form": "solo" if members is None else "stacked",
+        "members": members or 1,
         "device": str(device),
         "device_name": devices.describe(device),
-        "threads": threads,
-        "processes": processes,
-        "parallel": parallel,
+        "threads": built.config.execution.threads,
+        "processes": built.ranks.world,
+        "parallel": built.parallel,
         "host": socket.gethostname(),
         "platform": platform.platform(),
         "python": platform.python_version(),
@@ -42,11 +52,19 @@ def segment(device: torch.device, threads: int, from_step: int, processes: int, 
     }
 
 
-BITS_DEPEND_ON = ("device", "device_name", "threads", "processes", "parallel", "torch")
+BITS_DEPEND_ON = ("form", "device", "device_name", "threads", "processes", "parallel", "torch")
+
+
+def form_of(folder: RunFolder, asked: str) -> str:
+    """ "solo" or "stacked": as asked for, else as the run was begun, else alone."""
+    if asked != "auto":
+        return asked
+    return folder.segments[-1].get("form", "solo") if folder.segments else "solo"
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """In which ways a resumed run may differ in its last bits from an uninterrupted one."""
+    before = {"form": "solo"} | before
     return [f"{k}: {before.get(k)} before, {now[k]} now" for k in BITS_DEPEND_ON if before.get(k) != now[k]]
 
 
@@ -68,20 +86,8 @@ def commit() -> str | None:
         return None
 
 
-@contextlib.contextmanager
-def run_log(path: Path, level: str) -> Iterator[logging.Logger]:
-    """The logger `inlearn`, writing to run.log and to the console at `level`."""
-    log = logging.getLogger("inlearn")
-    log.setLevel(level.upper())
-    log.propagate = False
-    file, console = logging.FileHandler(path), logging.StreamHandler(sys.stderr)
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    console.setFormatter(logging.Formatter("%(message)s"))
-    for handler in (file, console):
-        log.addHandler(handler)
-    try:
-        yield log
-    finally:
-        for handler in (file, console):
-            log.removeHandler(handler)
-            handler.close()
+def resume_command(folder: RunFolder, ranks: Ranks) -> str:
+    here = folder.path.parent
+    where = "" if here == Path("runs").resolve() or here == Path("runs") else f" --runs {shlex.quote(shown(here))}"
+    processes = f"torchrun --nproc-per-node {ranks.world} --no-python " if ranks.world > 1 else ""
+    return f"{processes}inlearn resume {folder.name or folder.id}{where}"

@@ -15,6 +15,7 @@ from inlearn.evaluation.evaluate import Evaluator, predictor
 from inlearn.lab.build import Built
 from inlearn.lab.interrupts import interrupts
 from inlearn.runs.checkpoints import Checkpoint
+from inlearn.training.learner import Learner
 from inlearn.training.loop import Evaluate, Sink, train
 from inlearn.training.ranks import Ranks
 from inlearn.training.trainer import Trainer
@@ -47,12 +48,12 @@ class SharedSink:
         if self.sink is not None:
             self.sink.trajectory(step, row)
 
-    def checkpoint(self, trainer: Trainer, kept: frozenset[int]) -> None:
+    def checkpoint(self, learner: Learner, kept: frozenset[int]) -> None:
         if self.sink is not None:
-            self.sink.checkpoint(trainer, kept)
+            self.sink.checkpoint(learner, kept)
         else:  # parts of it lie here
-            trainer.weights()
-            trainer.optimiser_state()
+            learner.weights()
+            learner.optimiser_state()
 
     def overdue(self) -> bool:
         return self.ranks.any(self.sink is not None and self.sink.overdue())

@@ -7,7 +7,6 @@ is said in one closing sentence, and the next start, or `inlearn push`, sends it
 from __future__ import annotations
 
 import contextlib
-import logging
 import shlex
 import threading
 import time
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from inlearn.core.errors import EnvironmentFault
+from inlearn.lab.logs import logger_of
 from inlearn.runs.remote_lease import RemoteLease
 from inlearn.runs.remote_pull import pull_run, sole
 from inlearn.runs.remote_push import Push
@@ -23,7 +23,6 @@ from inlearn.runs.remote_root import url_of
 from inlearn.runs.remote_store import RemoteStore, StorageFault
 from inlearn.training.loop import Outcome
 
-log = logging.getLogger("inlearn")
 Say = Callable[[str], None]
 BROKEN_OFF = "the upload was broken off"
 
@@ -87,6 +86,7 @@ class Upload:
 
     def __init__(self, store: RemoteStore, folder: Path, lease: RemoteLease) -> None:
         self.store, self.folder, self.lease = store, folder, lease
+        self.log = logger_of(folder)
         self._push: Push | None = None
         self._wake, self._closing = threading.Event(), False
         self._problem, self._broken_off = "", False
@@ -123,13 +123,15 @@ class Upload:
             self._push.push(everything)
             self._problem = ""
             if failing:
-                log.info("%s has all checkpoints again", self.store.url)
+                self.log.info("%s has all checkpoints again", self.store.url)
         except EnvironmentFault as error:
             self._problem = str(error)
         except Exception as error:  # a thread that dies without a word would lose what it should send
             self._problem = f"{type(error).__name__}: {error}"
         if self._problem and not everything and not self.lease.lost:
-            log.warning("%s; training goes on, and the upload is tried again at the next checkpoint", self._problem)
+            self.log.warning(
+                "%s; training goes on, and the upload is tried again at the next checkpoint", self._problem
+            )
 
     def _guard(self) -> None:
         """Once broken off, or when another machine has the run, nothing more is written."""

@@ -48,7 +48,7 @@ class Run:
 
     @cached_property
     def config(self) -> RunBase:
-        from inlearn.lab.session import study_of
+        from inlearn.lab.described import study_of
 
         return restored(study_of(self.folder), self.folder.config)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -12,15 +11,14 @@ from typing import Any
 from torch import Tensor
 
 from inlearn.core.files import read_json, write_json
+from inlearn.lab.logs import logger_of
 from inlearn.lab.mirrors import Mirror
 from inlearn.runs.checkpoints import Checkpoint, CheckpointStore
 from inlearn.runs.folder import RunFolder
 from inlearn.runs.lease import Lease
 from inlearn.runs.lines import MetricsWriter
 from inlearn.runs.trajectory import Trajectory
-from inlearn.training.trainer import Trainer
-
-log = logging.getLogger("inlearn")
+from inlearn.training.learner import Learner
 
 
 class FolderSink:
@@ -40,6 +38,7 @@ class FolderSink:
         self.checkpoints = CheckpointStore(folder.path)
         self.dense = trajectory
         self.mirrors = mirrors
+        self.log = logger_of(folder.path)
         self.saved_at = time.monotonic()
 
     def line(self, line: Mapping[str, Any]) -> None:
@@ -57,10 +56,10 @@ class FolderSink:
     def overdue(self) -> bool:
         return time.monotonic() - self.saved_at > self.rolling
 
-    def checkpoint(self, trainer: Trainer, kept: frozenset[int]) -> None:
-        progress = trainer.progress
+    def checkpoint(self, learner: Learner, kept: frozenset[int]) -> None:
+        progress = learner.progress
         # First, because several processes may have to bring their parts together for it.
-        content = Checkpoint(progress.step, trainer.weights(), trainer.optimiser_state(), progress.as_dict())
+        content = Checkpoint(progress.step, learner.weights(), learner.optimiser_state(), progress.as_dict())
         self.lease.check()
         lengths = {"metrics.jsonl": self.metrics.flush(sync=True)}
         if self.dense is not None:
@@ -69,20 +68,20 @@ class FolderSink:
             if progress.step not in kept:
                 self._set_rolling([*self._rolling(), progress.step])
             self.checkpoints.save(content, lengths)
-        self.tidy(trainer, kept)
+        self.tidy(learner, kept)
         self.folder.set_status("running", progress.step)
         self.saved_at = time.monotonic()
         for mirror in self.mirrors:
             mirror.checkpoint(progress.step)
-        log.debug("checkpoint at step %d", progress.step)
+        self.log.debug("checkpoint at step %d", progress.step)
 
-    def tidy(self, trainer: Trainer, kept: frozenset[int]) -> None:
+    def tidy(self, learner: Learner, kept: frozenset[int]) -> None:
         """Point at the best, and drop earlier checkpoints that are on no schedule and were only there for safety."""
-        best = trainer.progress.best
+        best = learner.progress.best
         if best is not None and best != self.checkpoints.best():
             self.checkpoints.set_best(**best)
         rolling, there = self._rolling(), self.checkpoints.steps()
-        spared = {trainer.progress.step, best["step"] if best else None}
+        spared = {learner.progress.step, best["step"] if best else None}
         left = [step for step in rolling if step in there and step in spared and step not in kept]
         for step in rolling:
             if step in there and step not in left and step not in kept:
@@ -114,11 +113,11 @@ class FolderSink:
 class Progress:
     """A bar on a terminal, a plain line now and then elsewhere."""
 
-    def __init__(self, first: int, last: int, say: Any = print):
+    def __init__(self, first: int, last: int, say: Any = print, bar: bool = True):
         self.first, self.last, self.say = first, last, say
         self.started = self.spoke = time.monotonic()
         self.bar = None
-        if sys.stderr.isatty():
+        if bar and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

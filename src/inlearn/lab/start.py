@@ -9,7 +9,7 @@ from inlearn.core.errors import UserError
 from inlearn.lab.request import parent_folder, split_reference
 from inlearn.runs.checkpoints import CheckpointStore
 from inlearn.runs.remote_pull import bring
-from inlearn.training.trainer import Trainer
+from inlearn.training.learner import Learner
 
 
 def resolve_step(store: CheckpointStore, run: str, which: str) -> int:
@@ -29,17 +29,17 @@ def resolve_step(store: CheckpointStore, run: str, which: str) -> int:
     return int(which)
 
 
-def carry_over(trainer: Trainer, root: Path, parent: str) -> dict[str, Any]:
+def carry_over(learner: Learner, root: Path, parent: str) -> dict[str, Any]:
     """Copy every parameter whose name and shape agree; the report says which were carried and which are fresh."""
     run, step = split_reference(parent)
     folder = parent_folder(root, run)
     bring(folder.path, step)
     theirs = CheckpointStore(folder.path).load(int(step)).weights
-    own = dict(trainer.parameters.layout)
+    own = dict(learner.parameters.layout)
     carried = [name for name, shape in own.items() if name in theirs and theirs[name].shape == shape]
     if not carried:
         raise UserError(f"start={parent}: no parameter of that checkpoint fits this model by name and shape")
-    trainer.parameters.place({name: theirs[name] for name in carried})
+    learner.parameters.place({name: theirs[name] for name in carried})
     reshaped = [name for name in own if name in theirs and name not in carried]
     return {
         "parent": parent,

@@ -5,24 +5,25 @@ from __future__ import annotations
 from torch import Tensor
 
 from inlearn.core.contract import Batch, Model
-from inlearn.core.draws import Address
+from inlearn.core.draws import Address, Addresses
 from inlearn.models.leaves import set_dropout
 
 
-def outputs_at_scored(model: Model, batch: Batch, dropout: Address | None = None, first: int = 0) -> Tensor:
-    """(n, width) outputs at `batch.scored`, in row order.
+def outputs_at_scored(model: Model, batch: Batch, dropout: Address | Addresses | None = None, first: int = 0) -> Tensor:
+    """(..., n, width) outputs at `batch.scored`, in row order; a stack's members lead, in model and batch.
 
     In training, `dropout` says where the masks are drawn and `first` which row of the whole batch comes first.
     """
     state = None
     if batch.prefix is not None:
         if dropout is not None:  # prefixes are rows of their own, so their masks are drawn beside those of the rows
-            set_dropout(model, dropout.beside("dropout"), first * batch.prefix.shape[0] // batch.rows)
-        nowhere = batch.scored[:0]  # the prefix is read for its state alone
+            contexts = batch.prefix.shape[batch.weights.dim() - 2]
+            set_dropout(model, dropout.beside("dropout"), first * contexts // batch.rows)
+        nowhere = slice(0, 0)  # the prefix is read for its state alone
         _, state = model(_as_weights(model, batch.prefix), scored=nowhere)
     if dropout is not None:
         set_dropout(model, dropout, first)
-    return model(_as_weights(model, batch.inputs), state, scored=batch.scored)[0]
+    return model(_as_weights(model, batch.inputs), state, scored=batch.where)[0]
 
 
 def _as_weights(model: Model, inputs: Tensor) -> Tensor:

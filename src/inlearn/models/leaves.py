@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inlearn.core.draws import Address, uniform
+from inlearn.core.draws import Address, Addresses, uniform
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -27,6 +27,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., in) times weight (out, in), or x (E, ..., in) times weight (E, out, in) member by member."""
     if weight.dim() == 2:
         return F.linear(x, weight, bias)
+    if weight.shape[1] == 1:
+        # A product with one column takes another kernel for one member than for several, with other last bits.
+        bias = bias if bias is None else F.pad(bias, (0, 1))
+        return linear(x, F.pad(weight, (0, 0, 0, 1)), bias)[..., :1]
+    if weight.shape[2] == 1:
+        x, weight = F.pad(x, (0, 1)), F.pad(weight, (0, 1))
     rows = x.reshape(weight.shape[0], x.shape[1:-1].numel(), weight.shape[2])
     product = torch.bmm(rows, weight.mT) if bias is None else torch.baddbmm(bias[:, None], rows, weight.mT)
     return product.view(*x.shape[:-1], weight.shape[1])
@@ -123,9 +129,8 @@ class Dropout(nn.Module):
         super().__init__()
         self.p = p
         self.name = ""
-        self.at: tuple[Address, ...] | None = None  # one a member; a solo model has one
+        self.at: Address | Addresses | None = None  # of a solo model, or of all members
         self.first_row = 0
-        self.stacked = False
 
     @property
     def active(self) -> bool:
@@ -137,39 +142,48 @@ class Dropout(nn.Module):
             return x
         if self.at is None:
             raise RuntimeError("dropout is active but has no address; call set_dropout(model, address) before a step")
-        keys = torch.stack([at.key(self.name, before, device=x.device) for at in self.at])
-        key = keys if self.stacked else keys[0]
+        key = self.at.key(self.name, before, device=x.device)
         rows, shape = x.shape[key.dim()], x.shape[key.dim() + 1 :]
         kept = uniform(key, rows, tuple(shape), self.first_row) >= self.p
         return x * kept.to(x.dtype).mul_(1 / (1 - self.p))
 
 
-def set_dropout(model: nn.Module, at: Address | Sequence[Address] | None, first_row: int = 0) -> None:
+def set_dropout(model: nn.Module, at: Address | Addresses | None, first_row: int = 0) -> None:
     """Where in the `dropout` stream the next forward pass draws its masks, and which row of the batch is its first.
 
-    A slice of a batch gets the masks its rows have in the whole batch. A stack takes one address for every member,
-    or one a member; a member's masks are then those it has alone. None takes the address away.
+    A slice of a batch gets the masks its rows have in the whole batch. A stack takes its members' addresses, and a
+    member's masks are those it has alone. None takes the address away.
     """
     leaves = [(name, leaf) for name, leaf in model.named_modules() if isinstance(leaf, Dropout)]
     if not any(leaf.p for _, leaf in leaves):
         return
-    count = members(model)
-    given = None if at is None else (at,) * (count or 1) if isinstance(at, Address) else tuple(at)
-    if given is not None and len(given) != (count or 1):
-        raise ValueError(f"{len(given)} dropout addresses for {count or 1} members")
+    given = None if at is None else len(at.seeds) if isinstance(at, Addresses) else "one"
+    if given is not None and given != (members(model) or "one"):
+        raise ValueError(f"{given} dropout addresses for {members(model) or 'one'} members")
     for name, leaf in leaves:
-        leaf.name, leaf.at, leaf.first_row, leaf.stacked = name, given, first_row, count is not None
+        leaf.name, leaf.at, leaf.first_row = name, at, first_row
+
+
+def drops_out(model: nn.Module) -> bool:
+    """Whether any leaf drops something, so that every training step needs an address for it."""
+    return any(isinstance(leaf, Dropout) and leaf.p > 0 for leaf in model.modules())
 
 
 # ---------------------------------------------------------------- stacks
 
 
 def stack(models: Sequence[M]) -> M:
-    """One model whose every parameter has a leading member axis, from solo models of one shape. Ties stay ties."""
+    """One model whose every parameter has a leading member axis, from solo models of one shape. Ties stay ties.
+
+    Raises ValueError, naming the parameter, where shapes differ.
+    """
     stacked = copy.deepcopy(models[0])
     solo = [dict(model.named_parameters()) for model in models]
     with torch.no_grad():
         for name, parameter in stacked.named_parameters():
+            shapes = {tuple(own[name].shape) if name in own else None for own in solo}
+            if len(shapes) > 1 or any(own.keys() != solo[0].keys() for own in solo):
+                raise ValueError(f"members of a stack need parameters of one shape; {name} has {shapes}")
             parameter.grad = None
             parameter.data = torch.stack([own[name].detach() for own in solo])
     stacked.members = len(models)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inlearn.core.contract import Interface, Tokens
+from inlearn.core.contract import Interface, Tokens, grid
 from inlearn.core.errors import UserError
 from inlearn.models.activations import Point
 from inlearn.models.attention import Segment, append, attend, expand, own_mask, rotate, rotation
@@ -42,13 +42,6 @@ class State:
     cut: int = 0
 
 
-@lru_cache(maxsize=16)
-def _grid(first: int, last: int, stride: int, rows: int, steps: int) -> Tensor:
-    """The flat indices of positions first, first + stride, ..., last in each of `rows` rows of `steps`."""
-    with torch.inference_mode(False):
-        return (torch.arange(first, last + 1, stride) + steps * torch.arange(rows)[:, None]).flatten()
-
-
 @dataclass(frozen=True)
 class Scored:
     """Which of T positions need outputs: the queries at `columns`, of which `index` are picked (None: all)."""
@@ -57,12 +50,15 @@ class Scored:
     index: Tensor | None
 
     @staticmethod
-    def of(scored: Tensor | None, rows: int, steps: int) -> Scored:
-        """The least work for `scored` (n,) into rows * steps positions.
+    def of(scored: Tensor | slice | None, rows: int, steps: int) -> Scored:
+        """The least work for `scored`: columns, or (n,) into rows * steps positions.
 
         A grid (the same evenly spaced positions in every row) becomes a slice, which costs no gather. Looking at
         the numbers would make a GPU wait, so there every query is computed and the scored ones are picked.
         """
+        if isinstance(scored, slice):
+            start, stop, stride = scored.indices(steps)
+            return Scored(slice(start, stop, None if stride == 1 else stride), None)
         if scored is None or (scored.numel() and scored.device.type != "cpu"):
             return Scored(slice(0, steps), scored)
         if not scored.numel():
@@ -72,8 +68,9 @@ class Scored:
             first = int(scored[0])
             stride = int(scored[1]) - first if each > 1 else 1
             last = first + (each - 1) * stride
-            if stride > 0 and last < steps and torch.equal(scored, _grid(first, last, stride, rows, steps)):
-                return Scored(slice(first, last + 1, stride), None)
+            columns = slice(first, last + 1, stride)
+            if stride > 0 and last < steps and torch.equal(scored, grid(columns, rows, steps, scored.device)):
+                return Scored(columns, None)
         row, column = scored // steps, scored % steps
         stop = int(column.max()) + 1
         return Scored(slice(0, stop), row * stop + column)
@@ -224,11 +221,13 @@ class Transformer(nn.Module):
         ]
         return laws_of_leaves(self, self.config.init, self.config.init_std, writers, self.config.layers)
 
-    def forward(self, inputs: Tensor, state: State | None = None, scored: Tensor | None = None) -> tuple[Tensor, State]:
+    def forward(
+        self, inputs: Tensor, state: State | None = None, scored: Tensor | slice | None = None
+    ) -> tuple[Tensor, State]:
         """inputs (..., N, T) ids or (..., N, T, D) reals to outputs (..., N, T, width), or (..., n, width) at `scored`.
 
-        `scored` (n,) indexes the N * T positions (of each member alike); what no scored position needs is not
-        computed. Raises UserError for more positions than a learned table has, ValueError for a state that does not
+        `scored`, columns or (n,) indices of the N * T positions, is the same for each member; what no scored position
+        needs is not computed. Raises UserError for more positions than a learned table has, ValueError for a state that does not
         fit the rows or was cut.
         """
         axis = -1 if isinstance(self.interface.inputs, Tokens) else -2
@@ -259,7 +258,8 @@ class Transformer(nn.Module):
             layers.append(segments)
         outputs = self.outputs(self.head(self.final(self.final_norm(x))))
         if whole:
-            outputs = outputs.flatten(-3, -2).index_select(-2, scored)
+            chosen = scored if isinstance(scored, Tensor) else grid(scored, rows, steps, outputs.device)
+            outputs = outputs.flatten(-3, -2).index_select(-2, chosen)
         return outputs, State(tuple(layers), before + steps, cut)
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
@@ -30,6 +30,7 @@ class TransformerConfig(Config):
     init_std: none means 0.02, except for `truncated`.
     """
 
+    SHAPELESS: ClassVar[frozenset[str]] = frozenset({"init", "init_std"})
     kind: Literal["transformer"] = "transformer"
     width: int = Field(64, gt=0, le=1 << 16)
     layers: int = Field(2, gt=0, le=1 << 10)

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from inlearn.core.contract import Task
 from inlearn.training.config import Phase, Record, Stop, Training, Watched
+from inlearn.training.learner import Diverged, Learner, Progress
 from inlearn.training.schedules import recorded_steps
-from inlearn.training.trainer import Diverged, Progress, Trainer
+from inlearn.training.trainer import Trainer
 
 Line = Mapping[str, Any]
 Evaluate = Callable[[Sequence[str] | None], list[Line]]
@@ -27,7 +28,7 @@ class Sink(Protocol):
 
     def line(self, line: Line) -> None: ...
     def trajectory(self, step: int, row: Tensor) -> None: ...
-    def checkpoint(self, trainer: Trainer, kept: frozenset[int]) -> None:
+    def checkpoint(self, learner: Learner, kept: frozenset[int]) -> None:
         """Save now; afterwards only this one, the steps in `kept` and the best remain."""
         ...
 
@@ -58,23 +59,54 @@ def train(
     `tasks` has one training task a phase (one, when there are no phases). `resumed` says that the trainer holds a
     checkpoint, whose own lines are written already.
     """
-    plan, progress = Plan(trainer.training, record), trainer.progress
-    try:
-        if not resumed:
-            observe(trainer, plan, record, evaluate, sink)
-        while progress.step < plan.last and progress.ended is None:
-            trainer.update(tasks[progress.phase])
-            observe(trainer, plan, record, evaluate, sink)
-            if interrupted() and progress.step < plan.last and progress.ended is None:
-                save(trainer, plan, sink)
+    course = Course(trainer, record, evaluate, sink, interrupted)
+    outcome = course.begin(resumed)
+    while outcome is None:
+        trainer.update(tasks[trainer.progress.phase])
+        outcome = course.go_on()
+    return outcome
+
+
+class Course:
+    """One run on its way: what is written and looked at between its updates, and when it ends."""
+
+    def __init__(
+        self, learner: Learner, record: Record, evaluate: Evaluate, sink: Sink, interrupted: Callable[[], bool]
+    ):
+        self.learner, self.record, self.evaluate, self.sink = learner, record, evaluate, sink
+        self.interrupted = interrupted
+        self.plan = Plan(learner.training, record)
+
+    def begin(self, resumed: bool) -> Outcome | None:
+        """Before the first update of this process; the outcome, if there is nothing left to do."""
+        return self._step(look=not resumed, interruptible=False)
+
+    def go_on(self) -> Outcome | None:
+        """After an update; the outcome, if it was the last."""
+        return self._step(look=True, interruptible=True)
+
+    def _step(self, look: bool, interruptible: bool) -> Outcome | None:
+        progress = self.learner.progress
+        try:
+            if look:
+                observe(self.learner, self.plan, self.record, self.evaluate, self.sink)
+            asked = interruptible and self.interrupted()  # by every process at every step
+            if progress.step >= self.plan.last or progress.ended is not None:
+                return self._end()
+            if asked:
+                save(self.learner, self.plan, self.sink)
                 return Outcome("interrupted")
-    except Diverged as error:
-        return Outcome("failed", f"{error}; the last good checkpoint is kept")
-    if progress.step not in plan.evaluations:
-        # A look at the weights as they are. It comes after the checkpoint, so a longer run cuts it away again.
-        for line in evaluate(None):
-            sink.line({**line, "step": progress.step})
-    return Outcome("failed" if progress.failed else "finished", progress.ended)
+        except Diverged as error:
+            return Outcome("failed", f"{error}; the last good checkpoint is kept")
+        return None
+
+    def _end(self) -> Outcome:
+        progress = self.learner.progress
+        if progress.step not in self.plan.evaluations:
+            # A look at the weights as they are. It comes after the checkpoint, so a longer run cuts it away again.
+            for line in self.evaluate(None):
+                self.sink.line({**line, "step": progress.step})
+        return Outcome("failed" if progress.failed else "finished", progress.ended)
 
 
 class Plan:
@@ -87,33 +119,33 @@ class Plan:
         self.trajectory = recorded_steps(record.trajectory, training.steps) if record.trajectory else frozenset()
 
 
-def save(trainer: Trainer, plan: Plan, sink: Sink) -> None:
+def save(learner: Learner, plan: Plan, sink: Sink) -> None:
     """The only way to a checkpoint: nothing that is not finite is ever kept."""
-    trainer.check()
-    sink.checkpoint(trainer, plan.checkpoints)
+    learner.check()
+    sink.checkpoint(learner, plan.checkpoints)
 
 
-def observe(trainer: Trainer, plan: Plan, record: Record, evaluate: Evaluate, sink: Sink) -> None:
+def observe(learner: Learner, plan: Plan, record: Record, evaluate: Evaluate, sink: Sink) -> None:
     """Everything that is written after an update (and before the first), in the order that resume relies on."""
-    progress = trainer.progress
+    progress = learner.progress
     step = progress.step
     if step and step % record.training == 0:
-        line = {"loss": trainer.take_mean_loss(), "rate": trainer.optimiser.param_groups[0]["lr"]}
-        line |= {"gradient_norm": float(trainer.gradient_norm), "phase": progress.phase}
+        line = {"loss": learner.take_mean_loss(), "rate": learner.rate_used}
+        line |= {"gradient_norm": float(learner.gradient_norm), "phase": progress.phase}
         sink.line({"event": "training", "step": step, **line})
     better = False
     if step in plan.evaluations:
-        trainer.check()
+        learner.check()
         lines = evaluate(None)
         for line in lines:
             sink.line({**line, "step": step})
         better = _is_best(progress, record.best, lines)
-    _look_at_conditions(trainer, evaluate)
+    _look_at_conditions(learner, evaluate)
     if step in plan.trajectory:
-        sink.trajectory(step, trainer.parameters.row())
+        sink.trajectory(step, learner.parameters.row())
     ends = step == plan.last or progress.ended is not None
     if step in plan.checkpoints or better or ends or sink.overdue():
-        save(trainer, plan, sink)
+        save(learner, plan, sink)
 
 
 def _value(lines: Sequence[Line], watched: Watched) -> float | None:
@@ -137,24 +169,24 @@ def _is_best(progress: Progress, best: str | None, lines: Sequence[Line]) -> boo
 # ---------------------------------------------------------------- stop conditions and phases
 
 
-def _look_at_conditions(trainer: Trainer, evaluate: Evaluate) -> None:
-    training, progress = trainer.training, trainer.progress
+def _look_at_conditions(learner: Learner, evaluate: Evaluate) -> None:
+    training, progress = learner.training, learner.progress
     stop = training.stop
     due = stop is not None and progress.step and progress.step % stop.every == 0
-    if due and (reason := _holds(stop, "run", trainer, evaluate)):
+    if due and (reason := _holds(stop, "run", learner, evaluate)):
         progress.ended = f"stopped early: {reason}"
     elif training.phases:
-        _look_at_phase(trainer, training.phases[progress.phase], evaluate)
+        _look_at_phase(learner, training.phases[progress.phase], evaluate)
 
 
-def _look_at_phase(trainer: Trainer, phase: Phase, evaluate: Evaluate) -> None:
+def _look_at_phase(learner: Learner, phase: Phase, evaluate: Evaluate) -> None:
     """Hand over to the next phase, or end the run, when this phase's condition holds or its steps are used up."""
-    training, progress = trainer.training, trainer.progress
+    training, progress = learner.training, learner.progress
     inside = progress.step - progress.phase_start
     complete = inside == phase.steps
     reason = None
     if phase.end is not None and inside and (complete or inside % phase.end.every == 0):
-        reason = _holds(phase.end, f"phase {progress.phase}", trainer, evaluate)
+        reason = _holds(phase.end, f"phase {progress.phase}", learner, evaluate)
     if not complete and reason is None:
         return
     if phase.end is not None and reason is None:
@@ -162,14 +194,14 @@ def _look_at_phase(trainer: Trainer, phase: Phase, evaluate: Evaluate) -> None:
         progress.ended = f"phase {progress.phase} did not reach its end condition within {phase.steps} steps"
     elif progress.phase + 1 < len(training.phases):
         following = training.phases[progress.phase + 1]
-        trainer.begin_phase(progress.phase + 1, following.optimiser == "fresh")
+        learner.begin_phase(progress.phase + 1, following.optimiser == "fresh")
     elif progress.step < training.steps:
         progress.ended = f"finished early: {reason or 'every phase is complete'}"
 
 
-def _holds(stop: Stop, name: str, trainer: Trainer, evaluate: Evaluate) -> str | None:
+def _holds(stop: Stop, name: str, learner: Learner, evaluate: Evaluate) -> str | None:
     """Why the condition holds now, or None. What patience remembers lives in `progress`, hence in checkpoints."""
-    trainer.check()
+    learner.check()
     value = _value(evaluate([stop.set]), stop.watched)
     if value is None:
         return None  # an infinite loss is no reason to stop: a one-hot mistake has one
@@ -179,13 +211,13 @@ def _holds(stop: Stop, name: str, trainer: Trainer, evaluate: Evaluate) -> str |
         return f"{stop.watched} = {value:.4g} is above {stop.above:g}"
     if stop.patience is None:
         return None
-    memory = trainer.progress.looks.get(name)
+    memory = learner.progress.looks.get(name)
     rising = stop.above is not None
     if memory is None or (value > memory["best"] if rising else value < memory["best"]):
         memory = {"best": value, "since": 0}
     else:
         memory = {**memory, "since": memory["since"] + 1}
-    trainer.progress.looks[name] = memory
+    learner.progress.looks[name] = memory
     if memory["since"] >= stop.patience:
         return f"{stop.watched} has not improved on {memory['best']:.4g} for {stop.patience} looks"
     return None

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from inlearn.core.contract import Batch, Space
 from inlearn.core.device import autocast
-from inlearn.core.draws import Address
+from inlearn.core.draws import Address, Addresses
 from inlearn.models.flat import FlatParameters
 from inlearn.models.forward import outputs_at_scored
 from inlearn.training.ranks import Ranks
@@ -25,13 +25,16 @@ Parallel = Literal["none", "ddp", "fsdp"]
 
 
 class WeightedLoss(nn.Module):
-    """The weighted sum of losses at a batch's scored positions, as one forward pass (a shared prefix included)."""
+    """The weighted sum of losses at a batch's scored positions, as one forward pass (a shared prefix included).
+
+    A scalar; of a stack (E,), a sum for each member.
+    """
 
     def __init__(self, model: nn.Module, precision: str):
         super().__init__()
         self.model, self.precision = model, precision
 
-    def forward(self, space: Space, batch: Batch, dropout: Address | None, first: int) -> Tensor:
+    def forward(self, space: Space, batch: Batch, dropout: Address | Addresses | None, first: int) -> Tensor:
         """`first` is the row of the whole batch that `batch` begins with: its rows drop out as they do there."""
         if not batch.scored.numel():
             # Rows that ask nothing still take part in the exchange of gradients: one position, of weight zero.
@@ -40,7 +43,7 @@ class WeightedLoss(nn.Module):
             outputs = outputs_at_scored(self.model, batch, dropout, first)
         outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
         losses = space.loss(space.prediction(outputs), batch.at_scored(batch.targets))
-        return (losses * batch.at_scored(batch.weights)).sum()
+        return (losses * batch.at_scored(batch.weights)).sum(-1)
 
 
 class _TouchAll(torch.autograd.Function):
@@ -66,29 +69,13 @@ class TouchingLoss(WeightedLoss):
         return _TouchAll.apply(super().forward(space, batch, dropout, first), *self.model.parameters())
 
 
-class Parameters(Protocol):
-    """`loss` is called as WeightedLoss; `trained` is what an optimiser is given; `layout` orders flat vectors (P,).
+class Weights(Protocol):
+    """What a checkpoint is made of: whole tensors by name, moments in flat vectors (P,) that `layout` orders.
 
-    Between processes gradients are averaged. `weights`, `row`, `moments`, `norm` and `finite` must be called by all
-    processes together.
+    With several processes all of them must call `weights`, `row`, `moments` and `finite` together.
     """
 
-    loss: nn.Module
-    trained: list[nn.Parameter]
     layout: list[tuple[str, tuple[int, ...]]]
-
-    def zero(self) -> None: ...
-    def accumulating(self) -> contextlib.AbstractContextManager:
-        """Around a micro-batch that is not the step's last."""
-        ...
-
-    def norm(self) -> Tensor:
-        """The Euclidean norm of all gradients together, a scalar."""
-        ...
-
-    def scale(self, factor: Tensor) -> None:
-        """Multiply every gradient."""
-        ...
 
     def finite(self) -> bool: ...
     def weights(self) -> dict[str, Tensor]:
@@ -110,13 +97,63 @@ class Parameters(Protocol):
     def place_moments(self, optimiser: torch.optim.Optimizer, moments: Mapping[str, Tensor]) -> None: ...
 
 
-class Whole:
+class Parameters(Weights, Protocol):
+    """And what an update needs. `loss` is called as WeightedLoss; `trained` is what an optimiser is given.
+
+    Between processes gradients are averaged; all of them must call `norm` together.
+    """
+
+    loss: nn.Module
+    trained: list[nn.Parameter]
+
+    def zero(self) -> None: ...
+    def accumulating(self) -> contextlib.AbstractContextManager:
+        """Around a micro-batch that is not the step's last."""
+        ...
+
+    def norm(self) -> Tensor:
+        """The Euclidean norm of all gradients together, a scalar."""
+        ...
+
+    def scale(self, factor: Tensor) -> None:
+        """Multiply every gradient."""
+        ...
+
+
+class Row:
+    """`Weights` of a model whose parameters are views of one flat vector `values` (P,), which an optimiser updates."""
+
+    def __init__(self, model: nn.Module, values: nn.Parameter, layout: list[tuple[str, tuple[int, ...]]]):
+        self.model, self.values, self.layout = model, values, layout
+
+    def finite(self) -> bool:
+        return bool(torch.isfinite(self.values).all())
+
+    def weights(self) -> dict[str, Tensor]:
+        return {name: value.detach() for name, value in self.model.named_parameters()}
+
+    def row(self) -> Tensor:
+        return self.values.detach()
+
+    def place(self, weights: Mapping[str, Tensor]) -> None:
+        _copy(dict(self.model.named_parameters()), weights)
+
+    def moments(self, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+        state = optimiser.state.get(self.values, {})
+        return {name: torch.as_tensor(value) for name, value in state.items() if value is not None}
+
+    def place_moments(self, optimiser: torch.optim.Optimizer, moments: Mapping[str, Tensor]) -> None:
+        # torch keeps Adam's step count where the fused kernel wants it: beside the parameters.
+        optimiser.state[self.values] = {k: v.to(self.values.device).clone() for k, v in moments.items()}
+
+
+class Whole(Row):
     """One process: all parameters in one buffer, so that a norm, a clip and an update are one call each."""
 
     def __init__(self, model: nn.Module, precision: str):
-        self.model, self.loss = model, WeightedLoss(model, precision)
         self.flat = FlatParameters(model)
-        self.trained, self.layout = [self.flat.values], self.flat.layout
+        super().__init__(model, self.flat.values, self.flat.layout)
+        self.loss, self.trained = WeightedLoss(model, precision), [self.flat.values]
 
     def zero(self) -> None:
         self.flat.zero()
@@ -129,26 +166,6 @@ class Whole:
 
     def scale(self, factor: Tensor) -> None:
         self.flat.gradients.mul_(factor)
-
-    def finite(self) -> bool:
-        return bool(torch.isfinite(self.flat.values).all())
-
-    def weights(self) -> dict[str, Tensor]:
-        return {name: value.detach() for name, value in self.model.named_parameters()}
-
-    def row(self) -> Tensor:
-        return self.flat.values.detach()
-
-    def place(self, weights: Mapping[str, Tensor]) -> None:
-        _copy(dict(self.model.named_parameters()), weights)
-
-    def moments(self, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-        state = optimiser.state.get(self.flat.values, {})
-        return {name: torch.as_tensor(value) for name, value in state.items() if value is not None}
-
-    def place_moments(self, optimiser: torch.optim.Optimizer, moments: Mapping[str, Tensor]) -> None:
-        # torch keeps Adam's step count where the fused kernel wants it: beside the parameters.
-        optimiser.state[self.flat.values] = {k: v.to(self.flat.values.device).clone() for k, v in moments.items()}
 
 
 class Replicated(Whole):

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from importlib.util import find_spec
 
 from inlearn.core.errors import UserError
 from inlearn.lab.config import RunBase, Track
+from inlearn.lab.logs import logger_of
 from inlearn.lab.trackers.guarded import Guarded
 from inlearn.lab.trackers.tensorboard_mirror import TensorBoardMirror
 from inlearn.lab.trackers.wandb_mirror import WandbMirror, wandb_mode
 from inlearn.runs.folder import RunFolder
-
-log = logging.getLogger("inlearn")
 
 
 def check_trackers(track: Track) -> None:
@@ -33,7 +31,7 @@ def trackers_of(folder: RunFolder, config: RunBase) -> list[Guarded]:
     """The trackers that `config` and the environment ask for; `folder` is as its next line will find it."""
     begun = (folder.path / "metrics.jsonl").exists()
     before = folder.status.step if begun else -1
-    found = []
+    found, log = [], logger_of(folder.path)
     if mode := wandb_mode(config.track, os.environ):
         found.append(Guarded("W&B", lambda: WandbMirror(folder, config, mode, before), log.warning))
     if config.track.tensorboard:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from inlearn.core.errors import EnvironmentFault, UserError
 from inlearn.core.files import read_json, write_json
 from inlearn.lab.config import RunBase, Track
+from inlearn.lab.logs import logger_of
 from inlearn.lab.trackers.feed import Feed
 from inlearn.lab.trackers.scalars import scalars
 from inlearn.runs.folder import RunFolder
@@ -24,8 +24,6 @@ LEAVE_SECONDS = 15.0
 """How long the end of a run waits for uploads; less where the machine is about to be taken away."""
 
 MODES = {"online": "online", "run": "online", "offline": "offline", "dryrun": "offline", "disabled": None}
-
-log = logging.getLogger("inlearn")
 
 
 def wandb_mode(track: Track, environment: Mapping[str, str]) -> str | None:
@@ -46,7 +44,7 @@ class WandbMirror:
     """
 
     def __init__(self, folder: RunFolder, config: RunBase, mode: str, before: int):
-        self.folder = folder
+        self.folder, self.log = folder, logger_of(folder.path)
         place = folder.path / "wandb"
         agent = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
         self.id = agent or folder.id
@@ -110,16 +108,16 @@ class WandbMirror:
         try:
             return str(Run(RunFolder(self.folder.path)).report())
         except Exception as error:  # a study's own charts may fail in any way; the numbers are there
-            log.warning("W&B gets no report of this run: %s", error)
+            self.log.warning("W&B gets no report of this run: %s", error)
             return None
 
     # ------------------------------------------------------------ what the process answers, in its thread
 
     def _hear(self, message: Mapping[str, Any]) -> None:
         if "warn" in message:
-            log.warning("%s", message["warn"])
+            self.log.warning("%s", message["warn"])
         elif "say" in message:
-            log.info("%s", message["say"])
+            self.log.info("%s", message["say"])
         elif "marked" in message:
             write_json(self._heard, self._read_heard() | {self.id: message["marked"]})
 

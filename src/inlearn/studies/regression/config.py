@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
@@ -70,6 +70,9 @@ class RegressionConfig(StudyConfig):
     first is ever trained.
     """
 
+    SHAPELESS: ClassVar[frozenset[str]] = frozenset(
+        {"task.count", "task.noise_variance", "task.prior_variance", "task.vector", "task.sequences", "evaluation"}
+    )
     kind: Literal["regression"] = "regression"
     task: TaskConfig = TaskConfig()
     outputs: Literal["answer", "token"] = "answer"

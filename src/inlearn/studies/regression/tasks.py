@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from inlearn.core import draws
-from inlearn.core.contract import Batch, Interface
+from inlearn.core.contract import Batch, Interface, Task
 from inlearn.core.draws import Address, StreamSeeds
 from inlearn.studies.regression.encoding import encode_asked, positions
 
@@ -173,7 +173,8 @@ def batch_of(sequences: Sequences, marks: Mapping[str, Tensor] | None = None) ->
     targets = inputs.new_zeros(*shape, 1)
     targets[..., 0::2, 0] = sequences.ys
     position = positions(shape[-1], inputs.device).expand(shape)
-    return Batch(inputs, targets, weights, marks={"position": position, **(marks or {})}, latents=sequences)
+    marks = {"position": position, **(marks or {})}
+    return Batch(inputs, targets, weights, marks=marks, latents=sequences, columns=slice(0, shape[-1], 2))
 
 
 @dataclass(frozen=True)
@@ -190,6 +191,13 @@ class Regression:
             return batch_of(self.source.sequences(at, rows, first))
         block, place = divmod(at.step, BLOCK)
         return _step_of(_block(self.source, at.seeds, block, rows, first), place)
+
+    @classmethod
+    def combined(cls, tasks: Sequence[Regression]) -> Task | None:
+        """Of endless sources of one shape."""
+        from inlearn.studies.regression.combined import combined
+
+        return combined(tasks)
 
 
 BLOCK = 16  # training steps drawn together: 0.2 ms a step instead of 0.55 at batch 256
@@ -210,6 +218,7 @@ def _step_of(batches: Batch, place: int) -> Batch:
         batches.weights[place],
         marks={name: mark[place] for name, mark in batches.marks.items()},
         latents=Sequences(drawn.w[place], drawn.xs[place], drawn.ys[place]),
+        columns=batches.columns,
     )
 
 
@@ -268,7 +277,7 @@ class EffectiveWeight:
         batch = batch_of(labelled(w, xs, noise.masked_fill(later, 0.0)), {"sequence": sequence})
         asked = torch.zeros_like(batch.weights)
         asked[row, 2 * place] = 1.0
-        return replace(batch, weights=asked)
+        return replace(batch, weights=asked, columns=None)
 
 
 def _shared(
