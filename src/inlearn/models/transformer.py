@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inlearn.core.contract import Interface, Tokens, grid
+from inlearn.core.batch import grid
 from inlearn.core.errors import UserError
+from inlearn.core.spaces import Interface, Tokens
 from inlearn.models.activations import Point
 from inlearn.models.attention import Segment, append, attend, expand, own_mask, rotate, rotation
 from inlearn.models.initialise import Law, laws_of_leaves
@@ -227,8 +228,8 @@ class Transformer(nn.Module):
         """inputs (..., N, T) ids or (..., N, T, D) reals to outputs (..., N, T, width), or (..., n, width) at `scored`.
 
         `scored`, columns or (n,) indices of the N * T positions, is the same for each member; what no scored position
-        needs is not computed. Raises UserError for more positions than a learned table has, ValueError for a state that does not
-        fit the rows or was cut.
+        needs is not computed. Raises UserError for more positions than a learned table has, ValueError for a state
+        that does not fit the rows or was cut.
         """
         axis = -1 if isinstance(self.interface.inputs, Tokens) else -2
         before = 0 if state is None else state.length
