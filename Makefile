@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: demo test test-slow test-gpu lint bench claims clean
+.PHONY: demo test test-slow test-gpu lint bench bench-gpu claims clean
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -30,7 +30,10 @@ lint: $(VENV)/ready
 	$(BIN)/ruff format --check .
 
 bench: $(VENV)/ready
-	for table in step evaluation references small_costs query sweeps; do $(BIN)/python benchmarks/$$table.py || exit 1; done
+	for table in step evaluation references small_costs query sweeps floor scaling; do $(BIN)/python benchmarks/$$table.py || exit 1; done
+
+bench-gpu: $(VENV)/ready
+	$(BIN)/python benchmarks/gpu.py
 
 claims: $(VENV)/ready
 	$(BIN)/inlearn reproduce --tier seconds

@@ -59,19 +59,29 @@ class LiteralTransformer(nn.Module):
         return self.head(x)
 
 
-def literal_step(rows: int, dim: int = 4, examples: int = 8, variance: float = 0.125) -> Callable[[], float]:
-    """A closure that draws a batch, updates the paper's model once and returns the loss."""
-    model = LiteralTransformer(dim, examples, width=64, layers=2, heads=4, hidden=64)
+def literal_step(
+    rows: int,
+    dim: int = 4,
+    examples: int = 8,
+    variance: float = 0.125,
+    width: int = 64,
+    layers: int = 2,
+    heads: int = 4,
+    device: str = "cpu",
+) -> Callable[[], float]:
+    """A closure that draws a batch, updates the paper's model (or one of other sizes) once and returns the loss."""
+    model = LiteralTransformer(dim, examples, width, layers, heads, hidden=width).to(device)
     optimiser = torch.optim.Adam(model.parameters(), lr=0.003, foreach=False, fused=False)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, 0.003, total_steps=500_000, pct_start=0.5, anneal_strategy="linear", cycle_momentum=False
     )
 
     def step() -> float:
-        w = torch.randn(rows, dim)
-        x = torch.randn(rows, examples, dim)
-        y = torch.einsum("nkd,nd->nk", x, w)[..., None] + torch.randn(rows, examples, 1) * variance**0.5
-        tokens = torch.zeros(rows, 2 * examples, dim + 1)
+        w = torch.randn(rows, dim, device=device)
+        x = torch.randn(rows, examples, dim, device=device)
+        noise = torch.randn(rows, examples, 1, device=device) * variance**0.5
+        y = torch.einsum("nkd,nd->nk", x, w)[..., None] + noise
+        tokens = torch.zeros(rows, 2 * examples, dim + 1, device=device)
         tokens[:, 0::2, 1:], tokens[:, 1::2, :1] = x, y
         optimiser.zero_grad()
         loss = (model(tokens)[:, 0::2, :1] - y).square().mean()

@@ -93,7 +93,7 @@ def swept(overrides: Sequence[str], count: int, workers: int) -> float:
         plan = with_overrides(Plan(study="regression", name="swept"), [*overrides, f"seed=range({count})"])
         folder, _ = store_plan(Path(root), plan, planned(plan, Path(root))[0])
         began = time.perf_counter()
-        summary = carry_out(folder, LocalConfig(workers=workers), lambda text: None)
+        summary = carry_out(folder, LocalConfig(workers=workers, stack="none"), lambda text: None)
         wall = time.perf_counter() - began
         assert len(summary.of("finished")) == count, summary
         return wall

@@ -36,7 +36,9 @@ def make_study(config: LookupConfig) -> Study:
     import torch
 
     from inlearn.core import draws
-    from inlearn.core.contract import Batch, Interface, Measure, Study, Tokens
+    from inlearn.core.batch import Batch
+    from inlearn.core.contract import Measure, Study
+    from inlearn.core.spaces import Interface, Tokens
 
     size = config.symbols + config.cells
 

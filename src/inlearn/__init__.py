@@ -22,6 +22,7 @@ The words of the command line, in Python::
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
     from inlearn.sweeps.many import Runs
 
 __version__ = "0.1.0"
+
+# Without it, the last bits of a matrix product on a CPU depend on where in memory its matrices lie, hence a member's on
+# its company. MKL looks once, at its first product: who computes before this import has to set it. It costs nothing.
+os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 
 def run(study: str, *overrides: str, root: Path | str = "runs", **more: Any) -> Run:

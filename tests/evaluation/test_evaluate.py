@@ -8,8 +8,10 @@ from typing import ClassVar
 import pytest
 import torch
 
-from inlearn.core.contract import Batch, Interface, Measure, Study, Tokens, Vectors
+from inlearn.core.batch import Batch
+from inlearn.core.contract import Measure, Study
 from inlearn.core.errors import UserError
+from inlearn.core.spaces import Interface, Tokens, Vectors
 from inlearn.evaluation import evaluate
 from inlearn.evaluation.evaluate import Evaluator, predictor
 from inlearn.lab import discovery

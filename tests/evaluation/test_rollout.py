@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from inlearn.core.contract import Interface, Tokens
 from inlearn.core.draws import Address
+from inlearn.core.spaces import Interface, Tokens
 from inlearn.evaluation.rollout import rollout, sampled
 from inlearn.lab.config import Seeds
 from inlearn.models.initialise import initialise

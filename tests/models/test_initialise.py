@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformer_cases import CLASSES, TOKENS, VECTORS, Seeds, config
 
-from inlearn.core.contract import Interface, Tokens, Vectors
+from inlearn.core.spaces import Interface, Tokens, Vectors
 from inlearn.models.flat import FlatParameters
 from inlearn.models.initialise import Normal, Truncated, Uniform, initialise, laws_of_leaves
 from inlearn.models.transformer import Transformer

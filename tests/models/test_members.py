@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from transformer_cases import CASES, Seeds, config, some_inputs, stacked
 
-from inlearn.core.contract import Interface, Vectors
+from inlearn.core.spaces import Interface, Tokens, Vectors
+from inlearn.lab import discovery
 from inlearn.models.flat import FlatParameters
 from inlearn.models.initialise import initialise
-from inlearn.models.leaves import Linear, members, stack
+from inlearn.models.leaves import Linear, anywhere, members, stack
 
 every_case = pytest.mark.parametrize("case", CASES)
 
@@ -87,13 +92,74 @@ def _trained(interface: Interface, inputs: torch.Tensor, scored: torch.Tensor, c
     return flat.values.detach()
 
 
-def test_vmap_over_stacked_parameters_agrees() -> None:
-    """torch's own member axis as a second opinion, and the proof that foreign transforms work on the model."""
-    model, solo = stacked("regression", 3)
-    inputs, skeleton = batches_of("regression", 3), solo[0]
+# ---------------------------------------------------------------- every registered model, with vmap as a second opinion
+
+PROBLEMS = {
+    "vectors": Interface(Vectors(5), Vectors(5, answers=1), 9),
+    "tokens": Interface(Tokens(11), Tokens(6), 9),
+    "one-column": Interface(Vectors(1), Vectors(1), 9),  # parameters with one column, and with one row
+}
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize("kind", discovery.models())
+def test_every_registered_model_stacks(kind: str, problem: str) -> None:
+    """A stack's outputs and gradients are those of its members alone, and those of torch's own member axis."""
+    interface, generator = PROBLEMS[problem], torch.Generator().manual_seed(0)
+    solo = [moved(discovery.models()[kind]().build(interface), e) for e in range(3)]
+    if isinstance(interface.inputs, Tokens):
+        inputs = torch.randint(interface.inputs.size, (3, 5, 7), generator=generator)
+    else:
+        inputs = torch.randn(3, 5, 7, interface.inputs.dim, generator=generator, dtype=torch.float64)
+    model = stack(solo)
+    outputs, _ = model(inputs)
+    outputs.square().sum().backward()
 
     def alone(parameters: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
-        return torch.func.functional_call(skeleton, parameters, (x,))[0]
+        return torch.func.functional_call(solo[0], parameters, (x,))[0]
 
-    mapped = torch.func.vmap(alone)(dict(model.named_parameters()), inputs)
-    torch.testing.assert_close(mapped, model(inputs)[0], rtol=1e-11, atol=1e-11)
+    stacked_parameters = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    mapped = torch.func.vmap(alone)(stacked_parameters, inputs)
+    torch.testing.assert_close(mapped, outputs, rtol=1e-11, atol=1e-11)
+    gradients = torch.func.vmap(torch.func.grad(lambda p, x: alone(p, x).square().sum()))(stacked_parameters, inputs)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(gradients[name], parameter.grad, rtol=1e-9, atol=1e-9)
+    for e, member in enumerate(solo):
+        own, _ = member(inputs[e])
+        own.square().sum().backward()
+        torch.testing.assert_close(outputs[e], own, rtol=1e-11, atol=1e-11)
+        grown = dict(model.named_parameters())
+        for name, parameter in member.named_parameters():
+            torch.testing.assert_close(grown[name].grad[e], parameter.grad, rtol=1e-9, atol=1e-9)
+
+
+def moved(model: torch.nn.Module, seed: int) -> torch.nn.Module:
+    """Initialised, with every parameter moved off 0 and 1, so that each part matters."""
+    initialise(model, Seeds(seed))
+    model, generator = model.double(), torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.2 * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+    return model
+
+
+@pytest.mark.parametrize("function", [F.gelu, partial(F.gelu, approximate="tanh"), F.silu, torch.sigmoid])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_a_number_has_the_same_bits_wherever_it_stands(function, dtype) -> None:
+    same, generator = anywhere(function), torch.Generator().manual_seed(0)
+    x = (3 * torch.randn(4, 131, 3, generator=generator)).to(dtype)
+    weight = torch.randn(4, 131, 3, generator=generator).to(dtype)
+
+    def values_and_gradients(x: torch.Tensor, weight: torch.Tensor) -> list[torch.Tensor]:
+        x = x.clone().requires_grad_()
+        y = same(x)
+        (gradient,) = torch.autograd.grad((y * weight).sum(), x)
+        return [y.detach(), gradient]
+
+    torch.testing.assert_close(same(x), function(x))
+    whole = values_and_gradients(x, weight)
+    for part in (np.s_[2:3], np.s_[1:4, :7], np.s_[3, 5:, :1], np.s_[0, 0, :1]):  # strided ones too
+        for whole, cut in zip(
+            values_and_gradients(x, weight), values_and_gradients(x[part], weight[part]), strict=True
+        ):
+            assert torch.equal(whole[part], cut)

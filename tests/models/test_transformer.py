@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from transformer_cases import CASES, CLASSES, TOKENS, VECTORS, built, config, slow_outputs, some_inputs
 
 from inlearn.core.configuration import Config, resolve
-from inlearn.core.contract import Interface, Tokens, Vectors
 from inlearn.core.errors import UserError
+from inlearn.core.spaces import Interface, Tokens, Vectors
 from inlearn.models.transformer_config import TransformerConfig
 
 every_case = pytest.mark.parametrize("case", CASES)

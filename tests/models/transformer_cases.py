@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from inlearn.core.contract import Interface, Tokens, Vectors
+from inlearn.core.spaces import Interface, Tokens, Vectors
 from inlearn.models.initialise import initialise
 from inlearn.models.leaves import stack
 from inlearn.models.transformer import Transformer

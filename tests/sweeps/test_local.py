@@ -1,4 +1,7 @@
-"""Sweeps on this machine with real processes: killed, interrupted, cancelled, started twice, failing."""
+"""Sweeps on this machine with real processes: killed, interrupted, cancelled, started twice, failing.
+
+Runs go one by one here; test_stacks.py does the same to stacks of them.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +61,8 @@ def weights(step: int) -> str:
 
 def begin(root: Path, *words: str) -> subprocess.Popen:
     """`inlearn sweep` as its own process group, as a shell starts it."""
-    command = [sys.executable, "-m", "inlearn.cli.main", "sweep", "regression", *words, "--runs", str(root)]
+    words = ("regression", *words, "engine.stack=none", "--runs", str(root))
+    command = [sys.executable, "-m", "inlearn.cli.main", "sweep", *words]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
@@ -95,21 +99,21 @@ def longer(tiny: tuple[str, ...]) -> list[str]:
 def test_a_plan_is_carried_out_once_and_equals_single_runs(tiny, tmp_path):
     plan = store(tmp_path / "runs", [*tiny, "task.count=1,inf", "seed=range(2)"])
     said: list[str] = []
-    summary = carry_out(plan, LocalConfig(workers=2), said.append)
+    summary = carry_out(plan, LocalConfig(workers=2, stack="none"), said.append)
     assert {result.state for result in summary.results.values()} == {"finished"} and not summary.stopped
     assert states(plan) == ["finished"] * 4
     assert_same_results(plan, tmp_path / "alone")
-    again = carry_out(plan, LocalConfig(workers=2), said.append)
+    again = carry_out(plan, LocalConfig(workers=2, stack="none"), said.append)
     assert not again.results and all(len(trained(plan.root, run.id)) == 1 for run in plan.runs)
     further = store(tmp_path / "runs", [*tiny, "task.count=1,inf", "seed=range(3)"])
-    assert set(carry_out(further, LocalConfig(workers=1), said.append).results) == {
+    assert set(carry_out(further, LocalConfig(workers=1, stack="none"), said.append).results) == {
         run.id for run in further.runs if run.axes["seed"] == 2
     }
 
 
 def test_a_run_may_change_its_engine_without_a_warning(tiny, tmp_path):
     plan = store(tmp_path, [*tiny, "training.until=20", "seed=range(1)"])
-    carry_out(plan, LocalConfig(workers=1), lambda text: None)
+    carry_out(plan, LocalConfig(workers=1, stack="none"), lambda text: None)
     run = resume(plan.runs[0].id, ["training.until=none"], tmp_path, lambda text: None)
     assert [segment["engine"] for segment in run.folder.segments] == ["local", "none"]
     assert "resumed elsewhere" not in (run.path / "run.log").read_text()
@@ -185,14 +189,14 @@ def test_a_sweep_from_python(tiny, tmp_path):
 def test_a_failure_stops_the_sweep_or_not(tiny, tmp_path, stop):
     plain = [text for text in tiny if not text.startswith("training.rate")]
     plan = store(tmp_path, [*plain, "training.rate=1e30,0.01,0.02,0.03"])
-    summary = carry_out(plan, LocalConfig(workers=1, stop_on_failure=stop), lambda text: None)
+    summary = carry_out(plan, LocalConfig(workers=1, stack="none", stop_on_failure=stop), lambda text: None)
     assert summary.of("failed")[0].id == plan.runs[0].id
     assert "is nan" in summary.of("failed")[0].reason or "not finite" in summary.of("failed")[0].reason
     assert states(plan) == (["failed", *["planned"] * 3] if stop else ["failed", *["finished"] * 3])
     assert summary.stopped.startswith("stopped at the first failure") == stop
-    again = carry_out(plan, LocalConfig(workers=1), lambda text: None)
+    again = carry_out(plan, LocalConfig(workers=1, stack="none"), lambda text: None)
     assert plan.runs[0].id not in again.results
-    retried = carry_out(plan, LocalConfig(workers=1), lambda text: None, retry_failed=True)
+    retried = carry_out(plan, LocalConfig(workers=1, stack="none"), lambda text: None, retry_failed=True)
     assert set(retried.results) == {plan.runs[0].id} and retried.of("failed")
 
 
@@ -203,14 +207,14 @@ def test_what_one_worker_cannot_write_stops_no_other(tiny, tmp_path):
     in_the_way.mkdir()
     start("regression", [*plan.runs[2].overrides, "training.until=15"], tmp_path, lambda text: None)
     with small_disk(full):
-        summary = carry_out(plan, LocalConfig(workers=2), lambda text: None)
+        summary = carry_out(plan, LocalConfig(workers=2, stack="none"), lambda text: None)
         assert states(plan)[:2] == ["finished", "damaged"] and states(plan)[3] == "finished"
         assert "the disk is full" in summary.results[full.name].reason
         problem = Outcome(plan, summary, ()).problem()
         assert "1 failed, the first because" in problem and "1 have a damaged folder" in problem
         assert summary.results[full.name].state == "failed" and in_the_way.name not in summary.results
     in_the_way.rmdir()
-    carry_out(plan, LocalConfig(workers=2), lambda text: None, retry_failed=True)
+    carry_out(plan, LocalConfig(workers=2, stack="none"), lambda text: None, retry_failed=True)
     assert states(plan) == ["finished"] * 4
     assert_same_results(plan, tmp_path / "alone")
 
@@ -240,7 +244,7 @@ def test_two_plans_of_one_name_are_refused(tiny, tmp_path):
     plan = store(tmp_path, [*tiny, "seed=range(3)"])
     store(tmp_path, [*tiny, "seed=range(2)"])  # nothing has begun, so nothing can be mixed up
     plan = store(tmp_path, [*tiny, "seed=range(3)"])
-    carry_out(plan, LocalConfig(workers=1), lambda text: None)
+    carry_out(plan, LocalConfig(workers=1, stack="none"), lambda text: None)
     before = (plan.path / "runs.jsonl").read_bytes()
     with pytest.raises(UserError, match="3 of its 3 runs are not in this plan"):
         store(tmp_path, [*tiny, "seed=range(3)", "model.dropout=0.1"])
@@ -262,7 +266,7 @@ def test_a_run_made_under_another_preset_is_left_alone(lookup, tmp_path):
     words = ["preset=p", "model.width=8", "model.layers=1", "model.heads=1"]
     plan = with_overrides(Plan(study=str(study), name="test"), [*words, "seed=range(2)"])
     folder, _ = store_plan(tmp_path / "runs", plan, planned(plan, tmp_path / "runs")[0])
-    carry_out(folder, LocalConfig(workers=1), lambda text: None)
+    carry_out(folder, LocalConfig(workers=1, stack="none"), lambda text: None)
     before = [(folder.root / run.id / weights(20)).read_bytes() for run in folder.runs]
     study.write_text(source + '\nPRESETS = {"p": {"training": {"steps": 30, "batch": 8}}}\n')
     command = [sys.executable, "-m", "inlearn.cli.main", "sweep", str(study), *words, "seed=range(3)"]

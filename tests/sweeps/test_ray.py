@@ -24,7 +24,7 @@ from inlearn.runs.folder import RunFolder
 from inlearn.runs.lease import lease_holder
 from inlearn.runs.lines import read_lines
 from inlearn.sweeps.coordinate import carry_out
-from inlearn.sweeps.engine import Job
+from inlearn.sweeps.engine import Job, Wanted
 from inlearn.sweeps.engines import ray as engine
 from inlearn.sweeps.engines.config import RayConfig
 from inlearn.sweeps.folder import PlanFolder, store_plan
@@ -155,7 +155,7 @@ def test_a_ray_of_its_own_equals_single_runs_and_leaves_nothing(tiny, tmp_path, 
     monkeypatch.setattr(tempfile, "tempdir", own)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     plan = store(tmp_path / "runs", [*tiny, "task.count=1,inf", "seed=range(2)"])
-    summary = carry_out(plan, RayConfig(workers=2), lambda text: None)
+    summary = carry_out(plan, RayConfig(workers=2, stack="none"), lambda text: None)
     assert [result.state for result in summary.results.values()] == ["finished"] * 4
     assert_same_results(plan, tmp_path / "alone")
     segments = [segment for run in plan.runs for segment in RunFolder(plan.root / run.id).segments]
@@ -182,11 +182,31 @@ def test_a_killed_worker_loses_nothing(tiny, tmp_path, cluster):
     assert_same_results(plan, tmp_path / "alone")
 
 
+def test_a_stack_that_lost_its_worker_comes_back(tiny, tmp_path, cluster):
+    plan = store(tmp_path / "runs", [*longer(tiny), "seed=range(3)"])
+    paths = [tmp_path / "runs" / run.id for run in plan.runs]
+    saved = when(
+        lambda: all((path / weights(50)).exists() for path in paths),
+        lambda: os.kill(lease_holder(paths[0])["pid"], signal.SIGKILL),
+    )
+    said: list[str] = []
+    carry_out(plan, RayConfig(address=cluster, stack=3), said.append)
+    saved.join()
+    assert said[0] == "3 runs in 1 stack of 3: engine.stack=3" and states(plan) == ["finished"] * 3
+    assert attempts(plan, "lost") == attempts(plan, "finished") == sorted(path.name for path in paths)
+    for path, run in zip(paths, plan.runs, strict=True):
+        assert [segment["form"] for segment in RunFolder(path).segments] == ["stacked"] * 2
+        member = start(
+            "regression", [*run.overrides, "execution.engine=stacked"], tmp_path / "alone", lambda text: None
+        )
+        assert (path / weights(600)).read_bytes() == (member.path / weights(600)).read_bytes()
+
+
 def test_asked_to_stop_a_run_saves_and_the_rest_is_not_begun(tiny, tmp_path, cluster):
     plan = store(tmp_path / "runs", [*longer(tiny, 3000), "seed=range(2)"])
     path = tmp_path / "runs" / plan.runs[0].id
     asker = when((path / weights(50)).exists, plan.ask_to_leave)
-    summary = carry_out(plan, RayConfig(address=cluster, workers=1), lambda text: None)
+    summary = carry_out(plan, RayConfig(address=cluster, workers=1, stack="none"), lambda text: None)
     asker.join()
     assert summary.stopped == "cancelled" and states(plan) == ["interrupted", "planned"]
     assert {id: result.state for id, result in summary.results.items()} == {path.name: "interrupted"}
@@ -221,7 +241,7 @@ while len(list(_here.glob("*.seen"))) < 2 and time.monotonic() < _end:
 def test_each_worker_sees_its_part_of_a_card(tmp_path, cluster, lookup):
     study = tmp_path / "own.py"
     study.write_text(Path(lookup).read_text() + TELL)
-    jobs = [Job(f"{n:012x}", str(study), (), str(tmp_path / "runs")) for n in range(2)]
+    jobs = [Job((Wanted(f"{n:012x}", ()),), str(study), str(tmp_path / "runs")) for n in range(2)]
     for gpus, expected in ((None, ["0", "1"]), (0, ["", ""])):
         for left in tmp_path.glob("*.seen"):
             left.unlink()
@@ -254,7 +274,7 @@ def test_when_the_connection_breaks_what_was_begun_is_lost_and_told(tiny, tmp_pa
 
 
 def refused(config: RayConfig, folder: Path) -> str:
-    job = Job("0" * 12, "regression", (), str(folder))
+    job = Job((Wanted("0" * 12, ()),), "regression", str(folder))
     with pytest.raises((UserError, EnvironmentFault)) as caught:
         config.build(folder / "plan").carry_out([job], lambda result: pytest.fail(str(result)), lambda: False)
     return f"{caught.typename}: {caught.value}"

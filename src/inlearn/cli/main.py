@@ -18,6 +18,7 @@ from inlearn.cli import (
     models,
     prepare,
     presets,
+    profile,
     push,
     report,
     reproduce,
@@ -42,7 +43,7 @@ app = typer.Typer(
 )
 
 GROUPS = {
-    "Know": (studies.studies, presets.presets, models.models, describe.describe, doctor.doctor),
+    "Know": (studies.studies, presets.presets, models.models, describe.describe, doctor.doctor, profile.profile),
     "Train": (prepare.prepare, run.run, resume.resume, sweep.sweep, cancel.cancel, push.push),
     "Look": (
         ls.ls,

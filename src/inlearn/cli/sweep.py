@@ -7,6 +7,7 @@ import typer
 from inlearn.cli.common import RUNS, Overrides, Root, complete_studies, say
 
 if TYPE_CHECKING:
+    from inlearn.sweeps.engines.config import EngineConfig
     from inlearn.sweeps.plan import Plan
 
 WIDE = 200  # more runs than these are printed as plain lines
@@ -42,7 +43,7 @@ def sweep(
             raise UserError("--export carries nothing out, so --dry-run, --retry and --renew say nothing with it")
         _export(asked)
     elif dry_run:
-        _print_dry(asked, runs, retry == "failed")
+        _print_dry(asked, engine, runs, retry == "failed")
     else:
         outcome = carry_out(asked, engine, runs, say, retry == "failed", renew)
         print(outcome.plan.path)
@@ -58,12 +59,13 @@ def _export(plan: Plan) -> None:
     print(yaml.safe_dump(export(plan), sort_keys=False).rstrip())
 
 
-def _print_dry(plan: Plan, runs: Root, retry_failed: bool) -> None:
+def _print_dry(plan: Plan, engine: EngineConfig, runs: Root, retry_failed: bool) -> None:
     from inlearn.cli.common import print_table
     from inlearn.sweeps.coordinate import to_do
     from inlearn.sweeps.cost import estimate
     from inlearn.sweeps.folder import check_plan, default_name
     from inlearn.sweeps.planned import planned
+    from inlearn.sweeps.stacking import Stacking
     from inlearn.sweeps.standing import count, standings
 
     wanted, remarks = planned(plan, runs)
@@ -84,9 +86,16 @@ def _print_dry(plan: Plan, runs: Root, retry_failed: bool) -> None:
     if not left:
         say("nothing is left to do")
         return
+    stacking = Stacking(plan.study, runs, engine)
+    stacking.check(wanted)
+    choice = stacking.choose([standing.run for standing in left])
+    if choice.sentence:
+        say(choice.sentence)
     cost = estimate(plan.study, left, runs)
     timed = f"{cost.timed} of {cost.shapes} shapes timed" if cost.timed < cost.shapes else "timed"
-    say(f"{len(left):,} runs to do, about {duration(cost.seconds)} for one worker of this machine ({timed} just now)")
+    apart = ", one by one" if any(len(group) > 1 for group in choice.groups) else ""
+    about = f"about {duration(cost.seconds)} for one worker of this machine{apart}"
+    say(f"{len(left):,} runs to do, {about} ({timed} just now)")
 
 
 def duration(seconds: float) -> str:

@@ -63,6 +63,32 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     return contextlib.nullcontext()
 
 
+def set_matmul(asked: str, device: torch.device) -> None:
+    """How float32 products are computed in this process: "float32", or on CUDA "tf32", with 10 bits of mantissa.
+
+    TF32 keeps float32's range and adds up in float32; torch's own default lets cuDNN's recurrent layers use it, ours
+    does not. Raises `UserError` where the device has none.
+    """
+    tf32 = asked == "tf32"
+    if tf32 and device.type != "cuda":
+        raise UserError(f"execution.matmul = tf32 on {device}: expected float32 (TF32 is a mode of CUDA devices)")
+    if tf32 and torch.cuda.get_device_capability(device) < (8, 0):
+        raise UserError(f"execution.matmul = tf32: {describe(device)} has no TF32 (Ampere and later do)")
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
+
+
+def fault_of(error: BaseException) -> str | None:
+    """ "lost" where an error means that the device can compute no more for this process, "memory" where it is full;
+    None where the device is not to blame."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return "memory"
+    accelerator = getattr(torch, "AcceleratorError", ())  # since torch 2.8
+    if isinstance(error, accelerator) or (isinstance(error, RuntimeError) and "CUDA error" in str(error)):
+        return "memory" if "out of memory" in str(error) else "lost"
+    return None
+
+
 def keep_freed_memory() -> None:
     """Tell glibc to keep freed blocks instead of giving them back to the kernel after every step.
 

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from inlearn.core.contract import Batch, Measure, Study, Task
+from inlearn.core.batch import Batch
+from inlearn.core.contract import Measure, Study, Task
 from inlearn.core.device import autocast
 from inlearn.core.draws import Address, StreamSeeds
 from inlearn.core.errors import unknown

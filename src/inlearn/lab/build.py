@@ -10,8 +10,9 @@ from torch import nn
 
 from inlearn.core import device as devices
 from inlearn.core.configuration import merge, resolve
-from inlearn.core.contract import Interface, Study, Task
+from inlearn.core.contract import Study, Task
 from inlearn.core.errors import UserError
+from inlearn.core.spaces import Interface
 from inlearn.lab.config import RunBase
 from inlearn.models.initialise import initialise
 from inlearn.training.config import Watched
@@ -48,6 +49,8 @@ def build(config: RunBase, ranks: Ranks = ALONE) -> Built:
     """Everything checked before any step; `ranks` are the processes that share the run."""
     devices.keep_freed_memory()
     parallel, device = _parallel(config, ranks), _device(config, ranks)
+    _check_step(config, device, ranks)
+    devices.set_matmul(config.execution.matmul, device)
     study = build_study(config)
     phases = [_phase_study(config, index, study.interface) for index in range(len(config.training.phases))]
     legs = phases or [study]
@@ -84,6 +87,15 @@ def _device(config: RunBase, ranks: Ranks) -> torch.device:
         raise UserError(f"process {ranks.local} on this machine has no card: there are {cards}, and each takes one")
     torch.cuda.set_device(ranks.local)
     return torch.device("cuda", ranks.local)
+
+
+def _check_step(config: RunBase, device: torch.device, ranks: Ranks) -> None:
+    if config.execution.step != "graphs":
+        return
+    if device.type != "cuda":
+        raise UserError(f"execution.step = graphs on {device}: expected eager or auto (CUDA graphs need a CUDA device)")
+    if ranks.world > 1:
+        raise UserError(f"execution.step = graphs in {ranks.world} processes: expected eager or auto")
 
 
 def _check_parts(config: RunBase, together: int, ranks: Ranks) -> None:

@@ -25,10 +25,11 @@ if TYPE_CHECKING:
     from inlearn.training.ranks import Ranks
 
 
-def segment(built: Built, from_step: int, members: int | None) -> dict[str, Any]:
+def segment(built: Built, from_step: int, members: int | None, step: str) -> dict[str, Any]:
     """What may differ between two starts of one run; bits are promised only where all but the members is equal.
 
     members: how many runs are trained together as one stack, with no effect on each; none for a model alone.
+    step: how updates are started, "eager" or "graphs".
     """
     device = built.device
     return {
@@ -37,6 +38,8 @@ def segment(built: Built, from_step: int, members: int | None) -> dict[str, Any]
         "engine": os.environ.get("INLEARN_ENGINE", "none"),  # what a sweep's engine tells its workers
         "form": "solo" if members is None else "stacked",
         "members": members or 1,
+        "step": step,
+        "matmul": built.config.execution.matmul,
         "device": str(device),
         "device_name": devices.describe(device),
         "threads": built.config.execution.threads,
@@ -52,7 +55,7 @@ def segment(built: Built, from_step: int, members: int | None) -> dict[str, Any]
     }
 
 
-BITS_DEPEND_ON = ("form", "device", "device_name", "threads", "processes", "parallel", "torch")
+BITS_DEPEND_ON = ("form", "step", "matmul", "device", "device_name", "threads", "processes", "parallel", "torch")
 
 
 def form_of(folder: RunFolder, asked: str) -> str:
@@ -62,9 +65,22 @@ def form_of(folder: RunFolder, asked: str) -> str:
     return folder.segments[-1].get("form", "solo") if folder.segments else "solo"
 
 
+def launch_of(folder: RunFolder, built: Built) -> tuple[str, str]:
+    """How the updates are started, "eager" or "graphs", and why."""
+    asked = built.config.execution.step
+    if asked != "auto":
+        return asked, f"execution.step = {asked}"
+    if built.device.type != "cuda" or built.ranks.world > 1:
+        return "eager", "CUDA graphs need one process and a CUDA device"
+    begun = folder.segments[-1] if folder.segments else {}
+    if "step" in begun and begun["device"].startswith("cuda"):
+        return begun["step"], "as the run was begun"
+    return "graphs", "a small model leaves a GPU waiting for the host"
+
+
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """In which ways a resumed run may differ in its last bits from an uninterrupted one."""
-    before = {"form": "solo"} | before
+    before = {"form": "solo", "step": "eager", "matmul": "float32"} | before
     return [f"{k}: {before.get(k)} before, {now[k]} now" for k in BITS_DEPEND_ON if before.get(k) != now[k]]
 
 

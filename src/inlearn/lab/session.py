@@ -11,6 +11,7 @@ from inlearn.lab import discovery
 from inlearn.lab.build import Built, build, build_member, build_trainer
 from inlearn.lab.config import identity, restored
 from inlearn.lab.described import blamed_on, study_document, study_of
+from inlearn.lab.device_faults import device_fault
 from inlearn.lab.execution import form_of
 from inlearn.lab.following import SharedSink, dismiss, evaluation_of, follow, lead, together
 from inlearn.lab.interrupts import interrupts
@@ -21,8 +22,10 @@ from inlearn.lab.sitting import RunFailed, Sitting
 from inlearn.lab.stacked import carry_out_together
 from inlearn.lab.start import carry_over
 from inlearn.lab.trackers.choice import check_trackers
+from inlearn.lab.updates import updates_of
 from inlearn.runs.checkpoints import CheckpointStore
 from inlearn.runs.folder import RunFolder, check_same
+from inlearn.training.graphs import Alone
 from inlearn.training.learner import Learner
 from inlearn.training.loop import Outcome, train
 from inlearn.training.ranks import PeerLost, Ranks, joined
@@ -139,7 +142,8 @@ def _train(sitting: Sitting, built: Built, trainer: Trainer) -> Outcome:
         try:
             stop = together(ranks, lambda: interrupted() or sitting.lease.asked_to_leave)
             record = built.config.record
-            outcome = train(trainer, built.tasks, record, evaluate, sink, stop, sitting.resumed)
+            updates = updates_of([sitting], Alone(trainer, built.tasks))
+            outcome = train(trainer, built.tasks, record, evaluate, sink, stop, sitting.resumed, updates)
         except KeyboardInterrupt:
             outcome = Outcome("interrupted")
             raise
@@ -147,6 +151,9 @@ def _train(sitting: Sitting, built: Built, trainer: Trainer) -> Outcome:
             cause = ranks.explain(error)
             state = "interrupted" if isinstance(cause, PeerLost) else "failed"
             outcome = Outcome(state, f"{type(cause).__name__}: {cause}")
+            if fault := device_fault(cause, sitting.folder, built):
+                outcome = Outcome(fault.state, str(fault))
+                raise fault from error
             if cause is error:
                 raise
             raise cause from None

@@ -13,7 +13,7 @@ from inlearn.core.files import write_bytes, write_json
 from inlearn.evaluation.evaluate import KEPT, Evaluator
 from inlearn.lab.build import Built
 from inlearn.lab.config import RunBase, stored
-from inlearn.lab.execution import differences, resume_command, segment
+from inlearn.lab.execution import differences, launch_of, resume_command, segment
 from inlearn.lab.logs import run_log
 from inlearn.lab.mirrors import mirrors_of
 from inlearn.lab.sink import FolderSink, Progress
@@ -49,6 +49,7 @@ class Sitting:
     ):
         self.folder, self.built, self.learner, self.carried, self.say = folder, built, learner, carried, say
         self.members, self.config = members, built.config
+        self.launch, self.why_launch = launch_of(folder, built)  # how updates are started
         self.evaluator = Evaluator(built.study, self.config.seeds, KEPT // (members or 1))
         self.sink: FolderSink | None = None
 
@@ -78,7 +79,7 @@ class Sitting:
         if before:
             _cut(folder, before["lengths"])
         _remember(folder, config)
-        now = segment(self.built, progress.step, self.members)
+        now = segment(self.built, progress.step, self.members, self.launch)
         if folder.segments and (changes := differences(folder.segments[-1], now)):
             self.log.warning("resumed elsewhere, so the last bits may differ: %s", "; ".join(changes))
         folder.add_segment(now)
@@ -97,6 +98,7 @@ class Sitting:
             f"{progress.step:,}",
             f"{config.training.last:,}",
         )
+        self.log.info("updates: %s (%s)", self.launch, self.why_launch)
         return True
 
     def _last_good(self) -> tuple[Checkpoint | None, dict[str, Any] | None]:

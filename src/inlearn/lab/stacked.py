@@ -11,11 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from inlearn.core import device as devices
 from inlearn.core.errors import EnvironmentFault, UserError
 from inlearn.evaluation.evaluate import predictor
 from inlearn.lab import discovery
 from inlearn.lab.build import Built, build, build_member
 from inlearn.lab.described import blamed_on, study_document
+from inlearn.lab.device_faults import DeviceFault, device_fault
 from inlearn.lab.interrupts import interrupts
 from inlearn.lab.object_storage import kept_remotely
 from inlearn.lab.request import Request, request
@@ -23,9 +25,11 @@ from inlearn.lab.signature import alone, first_difference
 from inlearn.lab.sitting import Sitting
 from inlearn.lab.start import carry_over
 from inlearn.lab.trackers.choice import check_trackers
+from inlearn.lab.updates import updates_of
 from inlearn.runs.checkpoints import CheckpointStore
 from inlearn.runs.folder import RunFolder
 from inlearn.runs.lease import Held
+from inlearn.training.graphs import Together
 from inlearn.training.loop import Course, Evaluate, Outcome
 from inlearn.training.stack import Member, Stack
 from inlearn.training.together import train_together
@@ -60,8 +64,8 @@ def start_together(study: str, wanted: Sequence[Sequence[str]], root: Path, say:
     for index, overrides in enumerate(wanted):
         try:
             asked[index] = request(found, overrides, root)
-        except UserError as error:
-            ends[index] = Ended("", "refused", str(error))
+        except (UserError, EnvironmentFault) as error:
+            ends[index] = ended_by("", error)
     _check_alike(list(asked.values()))
     with contextlib.ExitStack() as everything, interrupts():
         seats: dict[Sitting, tuple[int, contextlib.ExitStack]] = {}
@@ -130,7 +134,7 @@ def ended_by(id: str, error: Exception) -> Ended:
     if isinstance(error, UserError):
         return Ended(id, "refused", str(error))
     if isinstance(error, EnvironmentFault):
-        return Ended(id, "failed", str(error))
+        return Ended(id, error.state if isinstance(error, DeviceFault) else "failed", str(error))
     traceback.print_exception(error, file=sys.stderr)
     return Ended(id, "failed", f"{type(error).__name__}: {error}")
 
@@ -139,14 +143,27 @@ def carry_out_together(sittings: Sequence[Sitting], end: End) -> None:
     """Train the runs of these sittings, whose learners are `Member`s, as one stack, each to where it is to go.
 
     With phases, whose batches may differ in shape, only those that stand at one step go together. What goes wrong
-    with an update is raised, after all that were still going have left.
+    with an update is raised, after all that were still going have left; of a device that fails each is told for itself.
     """
     companies: dict[int, list[Sitting]] = defaultdict(list)
     for sitting in sittings:
         steps = CheckpointStore(sitting.folder.path).steps() if sitting.config.training.phases else []
         companies[steps[-1] if steps else 0].append(sitting)
+    told: set[Sitting] = set()
+
+    def tell(sitting: Sitting, result: Outcome | Exception | None) -> None:
+        told.add(sitting)
+        end(sitting, result)
+
     for company in companies.values():
-        _carry_out(company, end)
+        try:
+            _carry_out(company, tell)
+        except Exception as error:
+            if devices.fault_of(error) is None:
+                raise
+            for sitting in company:
+                if sitting not in told:
+                    end(sitting, device_fault(error, sitting.folder, sitting.built))
 
 
 def _carry_out(sittings: Sequence[Sitting], end: End) -> None:
@@ -164,6 +181,10 @@ def _carry_out(sittings: Sequence[Sitting], end: End) -> None:
             result = error if known else result
         end(sitting, result)
 
+    if any(sitting.launch == "eager" for sitting in sittings):
+        for sitting in sittings:
+            if sitting.launch != "eager":
+                sitting.launch, sitting.why_launch = "eager", "as another run of the stack was begun"
     with interrupts() as interrupted:
         for sitting in sittings:
             try:
@@ -181,11 +202,14 @@ def _carry_out(sittings: Sequence[Sitting], end: End) -> None:
         try:
             if going:
                 stack.settle(list(going))
-                train_together(stack, courses, {m: sitting.resumed for m, sitting in going.items()}, left)
+                resumed = {member: sitting.resumed for member, sitting in going.items()}
+                train_together(stack, courses, resumed, left, updates_of(going.values(), Together(stack)))
         except BaseException as error:
             broken_off = isinstance(error, KeyboardInterrupt)
             outcome = Outcome("interrupted" if broken_off else "failed", f"{type(error).__name__}: {error}")
             for sitting in going.values():
+                if fault := device_fault(error, sitting.folder, sitting.built):
+                    outcome = Outcome(fault.state, str(fault))
                 with contextlib.suppress(EnvironmentFault):  # the first error is the one to hear of
                     sitting.leave(outcome)
             raise

@@ -49,15 +49,18 @@ class FlatParameters:
             row.grad = gradient
             self.rows.append(row)
 
-    def views(self, buffer: Tensor) -> list[Tensor]:
-        """A buffer (..., P) laid out like `values`, cut into the parameters' shapes (..., *shape)."""
-        sizes = [torch.Size(shape).numel() for _, shape in self.layout]
-        parts = buffer.detach().split(sizes, -1)
-        return [part.unflatten(-1, shape) for part, (_, shape) in zip(parts, self.layout, strict=True)]
-
     def named(self, buffer: Tensor) -> dict[str, Tensor]:
-        """`views`, by parameter name."""
-        return {name: view for (name, _), view in zip(self.layout, self.views(buffer), strict=True)}
+        """A buffer (..., P) laid out like `values`, cut into views (..., *shape) by parameter name.
+
+        Part of autograd's graph where the buffer is, so that a function of the views is one of the buffer.
+        """
+        sizes = [torch.Size(shape).numel() for _, shape in self.layout]
+        parts = buffer.split(sizes, -1)
+        return {name: part.unflatten(-1, shape) for part, (name, shape) in zip(parts, self.layout, strict=True)}
+
+    def views(self, buffer: Tensor) -> list[Tensor]:
+        """The same in the order of `layout`, detached: to be the data of parameters."""
+        return list(self.named(buffer.detach()).values())
 
     def zero(self) -> None:
         self.gradients.zero_()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from inlearn.core.contract import Batch, Model
+from inlearn.core.batch import Batch
+from inlearn.core.contract import Model
 from inlearn.core.draws import Address, Addresses
 from inlearn.models.leaves import set_dropout
 

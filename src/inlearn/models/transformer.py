@@ -20,14 +20,14 @@ from inlearn.core.spaces import Interface, Tokens
 from inlearn.models.activations import Point
 from inlearn.models.attention import Segment, append, attend, expand, own_mask, rotate, rotation
 from inlearn.models.initialise import Law, laws_of_leaves
-from inlearn.models.leaves import Dropout, Embedding, LayerNorm, Linear, Positions, RMSNorm
+from inlearn.models.leaves import Dropout, Embedding, LayerNorm, Linear, Positions, RMSNorm, anywhere
 from inlearn.models.transformer_config import TransformerConfig
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
-    "gelu": F.gelu,
-    "gelu_tanh": partial(F.gelu, approximate="tanh"),
-    "swiglu": F.silu,
+    "gelu": anywhere(F.gelu),
+    "gelu_tanh": anywhere(partial(F.gelu, approximate="tanh")),
+    "swiglu": anywhere(F.silu),
 }
 
 

@@ -9,7 +9,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from inlearn.core.configuration import Config
 
 if TYPE_CHECKING:
-    from inlearn.core.contract import Interface
+    from inlearn.core.spaces import Interface
     from inlearn.models.transformer import Transformer
 
 

@@ -16,10 +16,11 @@ from inlearn.lab.interrupts import interrupts
 from inlearn.runs.lease import lease_holder
 from inlearn.runs.remote_pull import refresh_runs
 from inlearn.runs.remote_root import shown, url_of
-from inlearn.sweeps.engine import Engine, Job, Result
+from inlearn.sweeps.engine import Engine, Job, Result, Wanted
 from inlearn.sweeps.engines.config import EngineConfig
 from inlearn.sweeps.folder import PlanFolder
 from inlearn.sweeps.planned import PlannedRun
+from inlearn.sweeps.stacking import Stacking
 from inlearn.sweeps.standing import Standing, standings
 
 Say = Callable[[str], None]
@@ -52,9 +53,11 @@ def carry_out(
 ) -> Summary:
     """Carry out what is not done of `plan`, but for the ids in `leave_out`, until all is done or it is to stop."""
     runs = {run.id: run for run in to_do(standings(plan.root, plan.runs), retry_failed) if run.id not in leave_out}
+    stacking = Stacking(plan.document["study"], plan.root, config)
+    stacking.check(plan.runs)
     engine = config.build(plan.path)
     with interrupts() as interrupted:
-        return _Invocation(plan, config, engine, say, interrupted).all(runs)
+        return _Invocation(plan, config, engine, stacking, say, interrupted).all(runs)
 
 
 class _Invocation:
@@ -63,11 +66,12 @@ class _Invocation:
         plan: PlanFolder,
         config: EngineConfig,
         engine: Engine,
+        stacking: Stacking,
         say: Say,
         interrupted: Callable[[], bool],
     ) -> None:
-        self.plan, self.config, self.engine, self.say = plan, config, engine, say
-        self.interrupted, self.root = interrupted, shown(plan.root)
+        self.plan, self.config, self.engine, self.stacking = plan, config, engine, stacking
+        self.say, self.interrupted, self.root = say, interrupted, shown(plan.root)
         self.began = plan.now()
         self.summary = Summary()
         self.lost: Counter[str] = Counter()
@@ -91,6 +95,11 @@ class _Invocation:
     def _round(self, runs: Sequence[PlannedRun], progress: Progress) -> None:
         engine = self.config.kind
         study = self.plan.document["study"]
+        choice = self.stacking.choose(runs, self.lost)
+        if choice.sentence and not self.summary.results:  # later rounds are of a few
+            self.say(choice.sentence)
+
+        company = {run.id: ids for group in choice.groups for ids in [{run.id for run in group}] for run in group}
 
         def report(result: Result) -> None:
             self.summary.results[result.id] = result
@@ -99,9 +108,11 @@ class _Invocation:
                 self.plan.note(result, engine)
             except EnvironmentFault as fault:  # the runs' folders are what counts
                 self.say(f"the plan's log lacks a line: {fault}")
-            progress.update(result)
+            company[result.id].discard(result.id)
+            progress.update(result, last=not company[result.id])
 
-        jobs = [Job(run.id, study, run.overrides, self.root) for run in runs]
+        groups = [tuple(Wanted(run.id, run.overrides) for run in group) for group in choice.groups]
+        jobs = [Job(group, study, self.root) for group in groups]
         self.engine.carry_out(jobs, report, self.stop)
 
     def stop(self) -> bool:
@@ -159,7 +170,8 @@ class Progress:
             self.task = self.bar.add_task("runs", total=total, bad="")
             self.bar.start()
 
-    def update(self, result: Result) -> None:
+    def update(self, result: Result, last: bool) -> None:
+        """`last`: no more are about to be told, as they are of a stack, so that what is left can be judged."""
         self.ended[result.id] = result.state
         if result.state in ("failed", "refused", "lost"):
             self.say(f"run {result.id} {result.state}: {result.reason}")
@@ -169,7 +181,7 @@ class Progress:
             self.bar.update(self.task, completed=done + bad, bad=f"{bad} failed" if bad else "")
             return
         now = time.monotonic()
-        if now - self.spoke > 10.0 or done + bad == self.total:
+        if last and (now - self.spoke > 10.0 or done + bad == self.total):
             left = (now - self.began) / max(1, done + bad) * (self.total - done - bad)
             more = f", {bad} failed" if bad else ""
             self.say(f"{done:,} of {self.total:,} runs finished{more}, about {left:.0f} s left")

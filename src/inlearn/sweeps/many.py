@@ -20,6 +20,8 @@ from inlearn.sweeps.planned import PlannedRun
 from inlearn.sweeps.standing import Standing, standings
 
 if TYPE_CHECKING:
+    from torch import Tensor, nn
+
     from inlearn.sweeps.summarise import Summary
 
 # Column names of our tables; a study's key of such a name is written out in full.
@@ -102,6 +104,22 @@ class Runs:
         from inlearn.sweeps.summarise import summarise
 
         return summarise(self, Asked(**asked))
+
+    def weights(self, which: int | str = "last") -> dict[str, Tensor]:
+        """The weights of every run's checkpoint at a step, "best" or "last": (member, *shape) by name.
+
+        Members are in the order of `runs`, hence of `table`. Raises `UserError` where a run has no such checkpoint, or
+        weights of another shape.
+        """
+        from inlearn.sweeps.members import stacked_weights
+
+        return stacked_weights(self.root, [run.id for run in self.runs], which)
+
+    def model(self, which: int | str = "last", device: str = "cpu") -> nn.Module:
+        """All checkpoints as one model, in evaluation mode: inputs (member, N, …), outputs (member, …)."""
+        from inlearn.sweeps.members import stacked_model
+
+        return stacked_model(self.root, [run.id for run in self.runs], which, device)
 
     def _with_axes(self, table: pd.DataFrame) -> pd.DataFrame:
         axes = {run.id: run.axes for run in self.runs}

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from inlearn.runs.folder import RunFolder
 from inlearn.runs.states import states
 from inlearn.sweeps.planned import PlannedRun
 
@@ -40,6 +41,12 @@ def standings(root: Path, runs: Sequence[PlannedRun]) -> list[Standing]:
             Standing(run, "planned") if status is None else Standing(run, status.state, status.step, status.reason)
         )
     return found
+
+
+def begun_alone(folder: Path) -> bool:
+    """Whether the run has begun, and not as a member of a stack: it goes on in the form that it has."""
+    segments = RunFolder(folder).segments
+    return bool(segments) and segments[-1].get("form", "solo") == "solo"
 
 
 def count(found: Sequence[Standing]) -> str:

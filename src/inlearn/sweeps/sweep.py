@@ -33,7 +33,8 @@ def asked_for(words: str, overrides: Sequence[str] = (), name: str | None = None
     engine: Tree = {}
     ours = [text for text in overrides if split_override(text)[0].partition(".")[0] == "engine"]
     for text in sorted(ours, key=lambda text: "." in text.partition("=")[0]):  # the choice before its keys
-        assign(Invocation, engine, *split_override(text))
+        key, value = split_override(text)
+        assign(Invocation, engine, key, "local" if (key, value) == ("engine", "auto") else value)
     if words.endswith((".yaml", ".yml")):
         plan = read_plan(Path(words))
     else:

@@ -71,9 +71,10 @@ class Learner(ABC):
         """How many parameters the model has, in all processes together."""
         return sum(math.prod(shape) for _, shape in self.parameters.layout)
 
-    def rate(self) -> float:
-        """The learning rate of the next update."""
-        return self.training.rate * rate_factor(self.training.schedule, self.progress.step, self.training.steps)
+    def rate(self, ahead: int = 0) -> float:
+        """The learning rate of the next update, or of the one `ahead` updates after it."""
+        step = self.progress.step + ahead
+        return self.training.rate * rate_factor(self.training.schedule, step, self.training.steps)
 
     # ------------------------------------------------------------ losses on the way
 

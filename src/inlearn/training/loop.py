@@ -6,6 +6,7 @@ whose manifest says how long the other files are. A resumed run cuts them there,
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -37,6 +38,14 @@ class Sink(Protocol):
         ...
 
 
+class Updates(Protocol):
+    """What makes updates several at a time (graphs.py)."""
+
+    def advance(self, most: int) -> None:
+        """Make at least one update and at most `most`, so many that an interrupt need not wait long."""
+        ...
+
+
 @dataclass(frozen=True)
 class Outcome:
     """`state` is "finished", "interrupted" or "failed"; `reason` says why, where it is not the plain end."""
@@ -53,16 +62,20 @@ def train(
     sink: Sink,
     interrupted: Callable[[], bool] = lambda: False,
     resumed: bool = False,
+    updates: Updates | None = None,
 ) -> Outcome:
     """Train until `training.until`, a stop condition, an interrupt, or a loss that is no number.
 
     `tasks` has one training task a phase (one, when there are no phases). `resumed` says that the trainer holds a
-    checkpoint, whose own lines are written already.
+    checkpoint, whose own lines are written already. `updates`, where given, makes the updates, several at a time.
     """
     course = Course(trainer, record, evaluate, sink, interrupted)
     outcome = course.begin(resumed)
     while outcome is None:
-        trainer.update(tasks[trainer.progress.phase])
+        if updates is None:
+            trainer.update(tasks[trainer.progress.phase])
+        else:
+            updates.advance(course.clear())
         outcome = course.go_on()
     return outcome
 
@@ -76,6 +89,21 @@ class Course:
         self.learner, self.record, self.evaluate, self.sink = learner, record, evaluate, sink
         self.interrupted = interrupted
         self.plan = Plan(learner.training, record)
+
+    def clear(self) -> int:
+        """After how many updates something is next due by the configuration. An interrupt, or a checkpoint that is
+        overdue, may be looked at later than it comes: they name no step."""
+        training, progress = self.learner.training, self.learner.progress
+        step, inside = progress.step, progress.step - progress.phase_start
+        due = [self.plan.after(step) - step, _until_multiple(step, self.record.training)]
+        if training.stop is not None:
+            due.append(_until_multiple(step, training.stop.every))
+        if training.phases:
+            phase = training.phases[progress.phase]
+            due.append(phase.steps - inside)
+            if phase.end is not None:
+                due.append(_until_multiple(inside, phase.end.every))
+        return min(due)
 
     def begin(self, resumed: bool) -> Outcome | None:
         """Before the first update of this process; the outcome, if there is nothing left to do."""
@@ -117,6 +145,15 @@ class Plan:
         self.evaluations = recorded_steps(record.evaluations, training.steps)
         self.checkpoints = recorded_steps(record.checkpoints, training.steps)
         self.trajectory = recorded_steps(record.trajectory, training.steps) if record.trajectory else frozenset()
+        self._due = sorted({self.last, *self.evaluations, *self.checkpoints, *self.trajectory})
+
+    def after(self, step: int) -> int:
+        """The next step at which something is recorded; `step` is before the last."""
+        return self._due[bisect_right(self._due, step)]
+
+
+def _until_multiple(step: int, of: int) -> int:
+    return of - step % of
 
 
 def save(learner: Learner, plan: Plan, sink: Sink) -> None:

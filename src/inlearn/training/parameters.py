@@ -14,9 +14,10 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from inlearn.core.contract import Batch, Space
+from inlearn.core.batch import Batch
 from inlearn.core.device import autocast
 from inlearn.core.draws import Address, Addresses
+from inlearn.core.spaces import Space
 from inlearn.models.flat import FlatParameters
 from inlearn.models.forward import outputs_at_scored
 from inlearn.training.ranks import Ranks

@@ -15,8 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from inlearn.core.contract import Batch, Task
+from inlearn.core.batch import Batch
+from inlearn.core.contract import Task
 from inlearn.core.draws import Address, Addresses, StreamSeeds
+from inlearn.core.spaces import Space
 from inlearn.models.flat import FlatParameters
 from inlearn.models.leaves import drops_out, stack
 from inlearn.training.config import Training
@@ -74,9 +76,9 @@ class Stack:
     def __init__(self, members: Sequence[Member], device: torch.device, precision: str):
         self.device, self.precision = device, precision
         self.tick = 0  # updates of this stack so far
-        self._room = 1 + max(member.losses_kept for member in members)
+        room = 1 + max(member.losses_kept for member in members)
         dtype = next(members[0].model.parameters()).dtype
-        self._assemble(members, torch.zeros(self._room, len(members), device=device, dtype=dtype))
+        self._assemble(members, torch.zeros(room, len(members), device=device, dtype=dtype))
 
     def _assemble(self, members: Sequence[Member], history: Tensor) -> None:
         self.members = list(members)
@@ -101,10 +103,10 @@ class Stack:
             asked = member.training
             key = asked.optimiser, asked.rate, asked.schedule, asked.steps, member.progress.step
             alike[key].append(place)
-        self._groups = [[self.members[place] for place in places] for places in alike.values()]
+        self.groups = [[self.members[place] for place in places] for places in alike.values()]
         groups = [
             group(one.training.optimiser, [self.flat.rows[place] for place in places], one.training.rate)
-            for (one, *_), places in zip(self._groups, alike.values(), strict=True)
+            for (one, *_), places in zip(self.groups, alike.values(), strict=True)
         ]
         return optimiser(self.members[0].training.optimiser.kind, groups, self.device.type in ("cpu", "cuda"))
 
@@ -120,11 +122,21 @@ class Stack:
 
     def update(self) -> None:
         """One optimiser step of every member, on the batch that belongs to its own step."""
+        dropout = self._here("dropout") if self.drops_out else None
+        batch = self.batch().to(self.device)
+        losses = self.gradients(self.members[0].task.interface.outputs, batch, dropout)
+        for members, settings in zip(self.groups, self.optimiser.param_groups, strict=True):
+            settings["lr"] = members[0].rate()
+            for member in members:
+                member.rate_used = settings["lr"]
+        self.optimiser.step()
+        self.history[self.tick % len(self.history)] = losses
+        self.advance(1)
+
+    def gradients(self, space: Space, batch: Batch, dropout: Addresses | None) -> Tensor:
+        """(E,) mean losses of the members' batches, whose gradients are left clipped. Waits for nothing."""
         if not self.model.training:
             self.model.train()
-        batch = self._batch()
-        dropout = self._addresses("dropout") if self.drops_out else None
-        space = self.members[0].task.interface.outputs
         self.flat.zero()
         losses = self.loss(space, batch, dropout, 0) / batch.weights.flatten(1).sum(1)
         losses.sum().backward()
@@ -133,34 +145,41 @@ class Stack:
         if self._clips is not None:
             factors = (self._clips / (self.norms + 1e-6)).clamp(max=1.0)
             self.flat.gradients.mul_(torch.where(self._clips.isinf(), 1.0, factors)[:, None])
-        for members, settings in zip(self._groups, self.optimiser.param_groups, strict=True):
-            settings["lr"] = members[0].rate()
-            for member in members:
-                member.rate_used = settings["lr"]
-        self.optimiser.step()
-        self.history[self.tick % self._room] = losses.detach()
-        self.tick += 1
-        for member in self.members:
-            member.progress.step += 1
+        return losses.detach()
 
-    def _batch(self) -> Batch:
+    def advance(self, count: int) -> None:
+        """`count` updates were made, and their losses kept."""
+        self.tick += count
+        for member in self.members:
+            member.progress.step += count
+
+    def batch(self) -> Batch:
         """The batches of all members: drawn at once where their tasks can be combined, else one by one."""
-        rows, phases = self.members[0].training.batch, tuple(member.progress.phase for member in self.members)
+        rows = self.members[0].training.batch
+        if (feed := self.feed) is not None:
+            return feed.sample(self._here("data"), rows)
+        return Batch.stacked([m.task.sample(Address(m.seeds, "data", m.progress.step), rows) for m in self.members])
+
+    @property
+    def feed(self) -> Task | None:
+        """The task that draws for all members at once, in the phases they are in; None where there is none."""
+        phases = tuple(member.progress.phase for member in self.members)
         if phases not in self._feeds:
             self._feeds[phases] = _combined([member.task for member in self.members])
-        if (feed := self._feeds[phases]) is not None:
-            return feed.sample(self._addresses("data"), rows).to(self.device)
-        each = (m.task.sample(Address(m.seeds, "data", m.progress.step), rows) for m in self.members)
-        return Batch.stacked([batch.to(self.device) for batch in each])
+        return self._feeds[phases]
 
-    def _addresses(self, stream: str) -> Addresses:
-        return Addresses(self._seeds, stream, torch.tensor([member.progress.step for member in self.members]))
+    def addresses(self, stream: str, step: Tensor) -> Addresses:
+        """The members' places at their steps (E,)."""
+        return Addresses(self._seeds, stream, step)
+
+    def _here(self, stream: str) -> Addresses:
+        return self.addresses(stream, torch.tensor([member.progress.step for member in self.members]))
 
     # ------------------------------------------------------------ what members read
 
     def losses_since(self, tick: int, place: int) -> Tensor:
         """(n,) the losses of one member in the updates after `tick`."""
-        ticks = torch.arange(tick, self.tick, device=self.device) % self._room
+        ticks = torch.arange(tick, self.tick, device=self.device) % len(self.history)
         return self.history[ticks, place]
 
 

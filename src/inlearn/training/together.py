@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from inlearn.training.loop import Course, Outcome
+from inlearn.core import device as devices
+from inlearn.training.loop import Course, Outcome, Updates
 from inlearn.training.stack import Member, Stack
 
 End = Callable[[Member, Outcome | Exception], None]
 """Told once of every member, as soon as it ends: how, or what went wrong with its own folder, sets or trackers."""
 
 
-def train_together(stack: Stack, courses: Mapping[Member, Course], resumed: Mapping[Member, bool], end: End) -> None:
+def train_together(
+    stack: Stack,
+    courses: Mapping[Member, Course],
+    resumed: Mapping[Member, bool],
+    end: End,
+    updates: Updates | None = None,
+) -> None:
     """Train every member to its own end. One that ends, fails or is asked to leave goes; the others go on.
 
-    What goes wrong with an update itself is raised: it befalls all.
+    `updates`, where given, makes the updates, several at a time. What goes wrong with an update itself, and a device
+    that is lost, is raised: it befalls all.
     """
     going = list(stack.members)
 
@@ -25,6 +33,8 @@ def train_together(stack: Stack, courses: Mapping[Member, Course], resumed: Mapp
             try:
                 outcome = at(member)
             except Exception as error:
+                if devices.fault_of(error) is not None:  # heard of when a member's numbers were read
+                    raise
                 outcome = error
             if outcome is not None:
                 leaving.append(member)
@@ -36,5 +46,8 @@ def train_together(stack: Stack, courses: Mapping[Member, Course], resumed: Mapp
 
     look(lambda member: courses[member].begin(resumed[member]))
     while going:
-        stack.update()
+        if updates is None:
+            stack.update()
+        else:
+            updates.advance(min(courses[member].clear() for member in going))
         look(lambda member: courses[member].go_on())

@@ -8,14 +8,16 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from inlearn.core.batch import Batch
 from inlearn.core.contract import Task
 from inlearn.core.draws import Address, StreamSeeds
+from inlearn.core.spaces import Space
 from inlearn.models.leaves import drops_out
 from inlearn.training.config import SGD, Training
 from inlearn.training.learner import Learner
 from inlearn.training.optimisers import group, optimiser
 from inlearn.training.parameters import Parallel, Sharded, parameters_of
-from inlearn.training.ranks import ALONE, Ranks, share_of
+from inlearn.training.ranks import ALONE, Ranks, Span, share_of
 
 
 class Trainer(Learner):
@@ -59,13 +61,26 @@ class Trainer(Learner):
 
     def update(self, task: Task) -> None:
         """One optimiser step on the batch that belongs to this step; its mean loss joins the waiting ones."""
-        step, parameters = self.progress.step, self.parameters
-        if not self.model.training:  # walking the modules costs a quarter of a millisecond
-            self.model.train()
-        together = self.together[self.progress.phase]
-        (start, rows), spans = share_of(self.training.batch, together, self.ranks, self.training.accumulate)
+        step = self.progress.step
+        (start, rows), _ = self._share()
         batch = task.sample(Address(self.seeds, "data", step), rows, start).to(self.device)
         dropout = Address(self.seeds, "dropout", step) if self.drops_out else None
+        loss = self.gradients(task.interface.outputs, batch, dropout)
+        self.rate_used = self.optimiser.param_groups[0]["lr"] = self.rate()
+        self.optimiser.step()
+        self.losses[self.pending] = loss
+        self.advance(1)
+
+    def _share(self) -> tuple[Span, list[Span]]:
+        together = self.together[self.progress.phase]
+        return share_of(self.training.batch, together, self.ranks, self.training.accumulate)
+
+    def gradients(self, space: Space, batch: Batch, dropout: Address | None) -> Tensor:
+        """Clipped gradients of this process's share of a batch, and the whole batch's mean loss. Waits for nothing."""
+        parameters = self.parameters
+        if not self.model.training:  # walking the modules costs a quarter of a millisecond
+            self.model.train()
+        (start, _), spans = self._share()
         # Gradients and losses are averaged over processes, so each divides by the mean of their weights.
         total = self.ranks.mean(batch.weights.sum())
         parameters.zero()
@@ -73,18 +88,19 @@ class Trainer(Learner):
         for first, count in spans:
             part = batch if len(spans) == 1 else batch.part(first, count)
             with contextlib.nullcontext() if first == spans[-1][0] else parameters.accumulating():
-                loss = parameters.loss(task.interface.outputs, part, dropout, start + first) / total
+                loss = parameters.loss(space, part, dropout, start + first) / total
                 loss.backward()
             mean_loss += loss.detach()
         self._norm = parameters.norm()
         if self.training.clip is not None:
             # The factor torch's clip_grad_norm_ uses.
             parameters.scale((self.training.clip / (self._norm + 1e-6)).clamp(max=1.0))
-        self.rate_used = self.optimiser.param_groups[0]["lr"] = self.rate()
-        self.optimiser.step()
-        self.losses[self.pending] = self.ranks.mean(mean_loss)
-        self.pending += 1
-        self.progress.step += 1
+        return self.ranks.mean(mean_loss)
+
+    def advance(self, count: int) -> None:
+        """`count` updates were made, and their losses kept."""
+        self.pending += count
+        self.progress.step += count
 
     # ------------------------------------------------------------ what the loop asks for
 

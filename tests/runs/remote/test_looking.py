@@ -15,7 +15,7 @@ from inlearn.lab.session import resume, start
 from inlearn.runs.folder import RunFolder, list_runs
 from inlearn.runs.remote_pull import refresh_runs
 from inlearn.runs.remote_root import open_root
-from inlearn.sweeps.engine import Job
+from inlearn.sweeps.engine import Job, Wanted
 from inlearn.sweeps.folder import open_plan, store_plan
 from inlearn.sweeps.plan import Plan, with_overrides
 from inlearn.sweeps.planned import planned
@@ -34,7 +34,7 @@ def machine(monkeypatch, tmp_path: Path, name: str, bucket: str, refresh: bool =
 
 
 def job(id: str, overrides: tuple[str, ...], bucket: str) -> Job:
-    return Job(id, "regression", overrides, bucket)
+    return Job((Wanted(id, overrides),), "regression", bucket)
 
 
 @pytest.mark.parametrize("which", ["{id}@30", "base@last", "{short}@best"])
@@ -46,7 +46,7 @@ def test_a_worker_on_a_fresh_machine_fetches_the_parent_of_its_run(bucket, tiny,
     asked = request(study("regression"), overrides, here)
     there = machine(monkeypatch, tmp_path, "there", bucket, refresh=False)
     assert list_runs(there) == []
-    result = carry_out(job(asked.id, overrides, bucket))
+    (result,) = carry_out(job(asked.id, overrides, bucket))
     assert result.state == "finished", result
     assert asked.parent in json.loads((there / asked.id / "carried.json").read_text())["parent"]
     fetched = [int(path.parent.name) for path in (there / parent.id).glob("checkpoints/*/manifest.json")]
@@ -60,7 +60,7 @@ def test_a_parent_that_went_on_elsewhere_is_looked_at_again(bucket, tiny, tmp_pa
     machine(monkeypatch, tmp_path, "there", bucket)  # knows the parent up to step 30
     resume(parent.id, ["training.until=none"], here, quiet)
     overrides = (*tiny, f"start={parent.id}@{which}")
-    result = carry_out(job(request(study("regression"), overrides, here).id, overrides, bucket))
+    (result,) = carry_out(job(request(study("regression"), overrides, here).id, overrides, bucket))
     assert result.state == "finished", result
 
 

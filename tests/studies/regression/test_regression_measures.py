@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from inlearn.core.contract import Batch, Measure, Vectors
+from inlearn.core.batch import Batch
+from inlearn.core.contract import Measure
 from inlearn.core.draws import Address
+from inlearn.core.spaces import Vectors
 from inlearn.lab.config import Seeds
 from inlearn.studies.regression import measures as m
 from inlearn.studies.regression.config import RegressionConfig

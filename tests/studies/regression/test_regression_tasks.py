@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inlearn.core.contract import Batch
+from inlearn.core.batch import Batch
 from inlearn.core.draws import Address
 from inlearn.lab.config import Seeds
 from inlearn.studies.regression.config import RegressionConfig

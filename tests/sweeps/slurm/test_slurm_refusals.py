@@ -8,7 +8,7 @@ import pytest
 
 from inlearn.core.configuration import resolve
 from inlearn.core.errors import EnvironmentFault, UserError
-from inlearn.sweeps.engine import Job
+from inlearn.sweeps.engine import Job, Wanted
 from inlearn.sweeps.engines import slurm_commands
 from inlearn.sweeps.engines.config import SlurmConfig
 from inlearn.sweeps.engines.slurm import SlurmEngine, cancel
@@ -21,7 +21,7 @@ def carry_out(tmp_path: Path, **config) -> None:
         raise AssertionError(f"nothing was begun: {result}")
 
     (tmp_path / "plan").mkdir(exist_ok=True)
-    job = Job("0123456789ab", "regression", (), str(tmp_path))
+    job = Job((Wanted("0123456789ab", ()),), "regression", str(tmp_path))
     SlurmEngine(resolve(SlurmConfig, config), tmp_path / "plan").carry_out([job], report, lambda: False)
 
 

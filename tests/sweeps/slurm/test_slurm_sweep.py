@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,7 @@ def task_of(root: Path, plan: str, run: str) -> str:
     for entry in json.loads((slurm / "jobs.json").read_text()):
         for number in range(entry["tasks"]):
             jobs = json.loads((slurm / entry["folder"] / f"{number}.json").read_text())
-            if run in [job["id"] for job in jobs]:
+            if run in [one["id"] for job in jobs for one in job["runs"]]:
                 found = f"{entry['array']}_{number}" if entry["tasks"] > 1 else entry["array"]
     return found
 
@@ -127,14 +128,38 @@ def test_a_sweep_that_is_preempted_requeued_and_killed_ends_as_on_the_local_engi
     first, second = RunFolder(there / seeds[0]).segments
     assert second["from_step"] == first["to_step"]
 
-    finish(inlearn(*plan, "--runs", str(here)))
+    finish(inlearn(*plan, "engine.stack=none", "--runs", str(here)))
     for seed in seeds:
         assert content(there / seeds[seed]) == content(here / seeds[seed])
 
 
+@pytest.mark.slow
+def test_a_stack_is_saved_and_comes_back_whole(node, inlearn, words, tmp_path, wait_for):
+    there, here = tmp_path / "slurm", tmp_path / "local"
+    plan = ["sweep", "regression", *words, *LONG, "seed=range(4)", "engine.stack=2", "--name", "stacks"]
+    sweep = inlearn(*plan, *SLURM, "--runs", str(there))
+    wait_for(lambda: submissions(there, "stacks", sweep), 120, "the submission")
+    seeds = runs_of(there, "stacks")
+    wait_for(lambda: all(saved(there, id) for id in seeds.values()), 120, "two stacks under way")
+    signalled = task_of(there, "stacks", seeds[0])
+    assert signalled == task_of(there, "stacks", seeds[1]) != task_of(there, "stacks", seeds[2])
+    node.run("scancel", "--signal=USR2", f"{signalled}.0")
+    finish(sweep)
+    assert set(standing(there).values()) == {"finished"}
+    (entry,) = submissions(there, "stacks")
+    assert (entry["tasks"], entry["runs"]) == (2, 4)
+    for seed, starts in {0: 2, 1: 2, 2: 1, 3: 1}.items():
+        segments = RunFolder(there / seeds[seed]).segments
+        assert [(s["form"], s["members"], s["engine"]) for s in segments] == [("stacked", 2, "slurm")] * starts
+        assert all(after["from_step"] == before["to_step"] for before, after in pairwise(segments))
+    finish(inlearn(*plan, "--runs", str(here)))
+    for id in seeds.values():
+        assert content(there / id) == content(here / id)
+
+
 def test_jobs_go_on_without_us_are_found_again_and_cancelled(node, inlearn, words, tmp_path, wait_for):
     plan = ["sweep", "regression", *words, "training.steps=20000", "seed=range(3)", "--name", "left"]
-    plan += [*SLURM, "engine.jobs=2", "--runs", str(tmp_path)]
+    plan += [*SLURM, "engine.jobs=2", "engine.stack=none", "--runs", str(tmp_path)]
     assert "inlearn cancel left" in finish(inlearn(*plan, "engine.detach=true"))
     (first,) = submissions(tmp_path, "left")
     assert (first["tasks"], first["runs"]) == (2, 3)

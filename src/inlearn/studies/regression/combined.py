@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from inlearn.core import draws
-from inlearn.core.contract import Batch
+from inlearn.core.batch import Batch
 from inlearn.core.draws import Addresses
 from inlearn.studies.regression.tasks import BLOCK, Dataset, Discrete, Gaussian, Prior, Regression, batch_of, labelled
 
@@ -87,8 +87,8 @@ class Priors:
             return self._draw_gaussian(key, rows, first)
         if not self._gaussian:
             return self._draw_discrete(key, rows, first)
-        order = torch.tensor(self._gaussian + self._discrete).argsort().to(key.device)
-        parts = [key[..., self._gaussian], key[..., self._discrete]]
+        gaussian, discrete, order = _places(tuple(self._gaussian), tuple(self._discrete), key.device)
+        parts = key.index_select(-1, gaussian), key.index_select(-1, discrete)
         drawn = self._draw_gaussian(parts[0], rows, first), self._draw_discrete(parts[1], rows, first)
         return torch.cat(drawn, -3).index_select(-3, order)
 
@@ -112,3 +112,11 @@ def _column(values: tuple[float, ...], device: torch.device) -> Tensor:
     """(E, 1, 1), to scale draws (..., E, rows, columns)."""
     with torch.inference_mode(False):
         return torch.tensor(values, device=device)[:, None, None]
+
+
+@lru_cache(maxsize=64)
+def _places(some: tuple[int, ...], others: tuple[int, ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """The members of each kind, and the order that puts them back where they were."""
+    with torch.inference_mode(False):
+        one, other = torch.tensor(some), torch.tensor(others)
+        return one.to(device), other.to(device), torch.cat((one, other)).argsort().to(device)

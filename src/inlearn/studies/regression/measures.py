@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from inlearn.core.contract import Batch, Measure, Space
+from inlearn.core.batch import Batch
+from inlearn.core.contract import Measure
+from inlearn.core.spaces import Space
 
 SEQUENCES = ("train", "heldout", "gaussian")
 GAINS = ("input_gains", "task_gains")

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from inlearn.core.contract import Batch, Mechanism
+from inlearn.core.batch import Batch
+from inlearn.core.contract import Mechanism
 
 MEBIBYTE = 1 << 20
 # A block of work on the CPU, measured over 2^14..2^20 numbers: larger ones leave the cache, smaller ones pay per call.

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from inlearn.core.contract import Bound, Interface, Reference, Study, Task, Vectors
+from inlearn.core.contract import Bound, Reference, Study, Task
 from inlearn.core.draws import Address, StreamSeeds
+from inlearn.core.spaces import Interface, Vectors
 from inlearn.studies.regression import measures, quantities
 from inlearn.studies.regression.config import RegressionConfig
 from inlearn.studies.regression.references import DMMSE, MEBIBYTE, FirstExample, Ridge, TaskMean, Zero

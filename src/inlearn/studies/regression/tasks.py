@@ -16,8 +16,10 @@ import torch
 from torch import Tensor
 
 from inlearn.core import draws
-from inlearn.core.contract import Batch, Interface, Task
+from inlearn.core.batch import Batch
+from inlearn.core.contract import Task
 from inlearn.core.draws import Address, StreamSeeds
+from inlearn.core.spaces import Interface
 from inlearn.studies.regression.encoding import encode_asked, positions
 
 

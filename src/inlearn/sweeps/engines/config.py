@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,18 +13,44 @@ from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt
 
 from inlearn.core.configuration import Config
 from inlearn.sweeps.engine import Engine
+from inlearn.sweeps.engines import machine
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where runs, or stacks of them, go on at once. `count`: how many do, None where nobody can say beforehand.
+    `device`: of what kind, unless a run says so itself. `memory`: bytes of one place, None where unknown."""
+
+    count: int | None
+    device: str
+    memory: int | None = None
 
 
 class EngineConfig(Config):
     """`restarts`: how often a run whose worker died is begun again. `stop_on_failure`: whether the first failed run
-    stops the sweep; otherwise the rest carries on."""
+    stops the sweep; otherwise the rest carries on. `stack`: how many runs of one shape are trained together in one
+    process: `auto` where that pays, `none`, or so many at most."""
 
     restarts: NonNegativeInt = 3
     stop_on_failure: bool = False
+    stack: Literal["auto", "none"] | Annotated[int, Field(ge=2)] = "auto"
+
+    def places(self) -> Places:
+        raise NotImplementedError
 
     def build(self, plan_folder: Path) -> Engine:
         """The live engine; what it needs to keep (logs, job ids) goes into its own folder of `plan_folder`."""
         raise NotImplementedError
+
+
+def _places_here(workers: int | None, cores: float, share: float) -> Places:
+    """Places on this machine, each with so many cores, and with its share of a card where it takes one at all."""
+    cards = len(machine.cards()) if share else 0
+    fit = math.floor(cards / share) if cards else math.floor(machine.cores() / cores)
+    count = workers or max(1, fit)
+    kind = "cuda" if cards else os.environ.get("DEVICE", "cpu").partition(":")[0]
+    free = machine.free_memory(kind)
+    return Places(count, kind, None if free is None else free // math.ceil(count / max(1, cards)))
 
 
 class LocalConfig(EngineConfig):
@@ -29,6 +58,9 @@ class LocalConfig(EngineConfig):
 
     kind: Literal["local"] = "local"
     workers: PositiveInt | None = None
+
+    def places(self) -> Places:
+        return _places_here(self.workers, 1, 1)
 
     def build(self, plan_folder: Path) -> Engine:
         from inlearn.sweeps.engines.local import LocalEngine
@@ -42,6 +74,11 @@ def _minutes(value: Any) -> Any:
         days, hours, minutes, seconds = (int(part or 0) for part in parts.groups())
         return (days * 24 + hours) * 60 + minutes + (seconds > 0)
     return value
+
+
+def _bytes(memory: str) -> int:
+    """Slurm's spelling of memory: a number of MiB, or with K, M, G or T."""
+    return int(memory.rstrip("KMGT")) << (20 if memory[-1].isdigit() else 10 * (1 + "KMGT".index(memory[-1])))
 
 
 class SlurmConfig(EngineConfig):
@@ -69,6 +106,11 @@ class SlurmConfig(EngineConfig):
     setup: tuple[str, ...] = ()
     detach: bool = False
 
+    def places(self) -> Places:
+        given = [count for count in (self.jobs, self.parallel) if count is not None]
+        memory = None if self.gpus or self.memory is None else _bytes(self.memory)
+        return Places(min(given, default=None), "cuda" if self.gpus else "cpu", memory)
+
     def build(self, plan_folder: Path) -> Engine:
         from inlearn.sweeps.engines.slurm import SlurmEngine
 
@@ -88,6 +130,11 @@ class RayConfig(EngineConfig):
     workers: PositiveInt | None = None
     cpus: Annotated[float, Field(gt=0)] = 1
     gpus: Annotated[float, Field(ge=0, le=1)] | None = None
+
+    def places(self) -> Places:
+        if self.address or os.environ.get("RAY_ADDRESS"):
+            return Places(self.workers, "cuda" if self.gpus else "cpu")
+        return _places_here(self.workers, self.cpus, 1 if self.gpus is None else self.gpus)
 
     def build(self, plan_folder: Path) -> Engine:
         from inlearn.sweeps.engines.ray import RayEngine

@@ -9,17 +9,17 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import shutil
 import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
 from inlearn.sweeps.engine import Job, Report, Result
+from inlearn.sweeps.engines import machine
 from inlearn.sweeps.engines.config import LocalConfig
 
 POLL_SECONDS = 0.5
@@ -36,8 +36,8 @@ class LocalEngine:
             self.context.set_forkserver_preload(["inlearn.lab.session", "inlearn.sweeps.worker"])
 
     def carry_out(self, jobs: Sequence[Job], report: Report, stop: Callable[[], bool]) -> None:
-        devices = _devices()
-        count = min(len(jobs), self.config.workers or len(devices) or len(os.sched_getaffinity(0)))
+        devices = machine.cards()
+        count = min(len(jobs), self.config.workers or len(devices) or machine.cores())
         self.logs.mkdir(parents=True, exist_ok=True)
         # A worker keeps its device, so several runs share a card only where more workers than cards are asked for.
         places = [devices[n % len(devices)] if devices else None for n in range(count)]
@@ -60,7 +60,8 @@ class LocalEngine:
                 ready = wait([end for worker in busy for end in worker.ends()], POLL_SECONDS)
                 for worker in busy:
                     if any(end in ready for end in worker.ends()):
-                        report(worker.result(stopping))
+                        for result in worker.results(stopping):
+                            report(result)
         finally:
             for worker in workers:
                 worker.end()
@@ -114,20 +115,20 @@ class _Worker:
             self._make()
             self.pipe.send_bytes(json.dumps(asdict(job)).encode())
 
-    def result(self, stopping: bool) -> Result:
-        """The result of the job that has ended, with this process or without it; the next one finds a live worker."""
+    def results(self, stopping: bool) -> list[Result]:
+        """Those of the job that has ended, with this process or without it; the next one finds a live worker."""
         job, self.job = self.job, None
         try:
-            return Result(**json.loads(self.pipe.recv_bytes()))
+            return [Result(**result) for result in json.loads(self.pipe.recv_bytes())]
         except (EOFError, OSError):
             self.process.join()
         code = self.process.exitcode
         if stopping:  # it had not come so far that a signal can be noted
-            return Result(job.id, "interrupted", "stopped before its first step")
+            return [Result(id, "interrupted", "stopped before its first step") for id in job.ids]
         self.pipe.close()
         self._make()
         how = f"signal {-code} ({signal.Signals(-code).name})" if code < 0 else f"exit status {code}"
-        return Result(job.id, "lost", f"its worker process ended with {how}")
+        return [Result(id, "lost", f"its worker process ended with {how}") for id in job.ids]
 
     def ask_to_leave(self) -> None:
         if self.job is not None and self.process.is_alive():
@@ -155,24 +156,26 @@ def _serve(pipe: Connection, device: str | None, log: str, environment: dict[str
 
     while True:
         try:
-            job = json.loads(pipe.recv_bytes())
+            job = _on(device, Job.read(json.loads(pipe.recv_bytes())))
         except (EOFError, OSError):
             return
-        overrides = tuple(job["overrides"])
-        if device is not None and not any(o.split("=")[0] in ("device", "execution.device") for o in overrides):
-            overrides += (f"execution.device={device}",)
         with interrupts():  # a request to stop counts from the first moment, not only once training has begun
-            result = carry_out(Job(**job | {"overrides": overrides}))
+            results = carry_out(job)
         try:
-            pipe.send_bytes(json.dumps(asdict(result)).encode())
+            pipe.send_bytes(json.dumps([asdict(result) for result in results]).encode())
         except OSError:
             return
 
 
-def _devices() -> list[str]:
-    """cuda:0, cuda:1, … ; nothing is imported on a machine without a card."""
-    if shutil.which("nvidia-smi") is None:
-        return []
-    import torch
-
-    return [f"cuda:{n}" for n in range(torch.cuda.device_count())]
+def _on(device: str | None, job: Job) -> Job:
+    """The job with its runs on the worker's card, but for those that name a device themselves."""
+    if device is None:
+        return job
+    own = {"device", "execution.device"}
+    runs = (
+        run
+        if own & {text.partition("=")[0] for text in run.overrides}
+        else replace(run, overrides=(*run.overrides, f"execution.device={device}"))
+        for run in job.runs
+    )
+    return replace(job, runs=tuple(runs))

@@ -76,7 +76,7 @@ def _everywhere(root: str) -> str:
 
 
 class _Driver:
-    """The child process that speaks to Ray. It asks, with the result of a job or without, and is given the next job."""
+    """The child process that speaks to Ray. It asks, with a job's results or without, and is given the next job."""
 
     def __init__(self, asked: dict[str, Any], log: Path) -> None:
         from inlearn.sweeps.engines.ray_driver import main
@@ -124,13 +124,13 @@ class _Driver:
             raise EnvironmentFault(message["fault"])
         if "end" in message:
             return False
-        if (result := message["result"]) is not None:
+        for result in message["results"]:
             self.begun.remove(result["id"])
             report(Result(**result))
         reply: dict[str, Any] = {"job": None, "stop": self.stopping}
         if message["free"] and waiting and not self.stopping:
             job = waiting.popleft()
-            self.begun.add(job.id)
+            self.begun |= set(job.ids)
             reply["job"] = asdict(job) | {"root": _everywhere(job.root)}
         try:
             self.pipe.send_bytes(json.dumps(reply | {"left": len(waiting)}).encode())

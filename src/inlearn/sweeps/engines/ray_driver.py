@@ -16,7 +16,7 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -190,9 +190,9 @@ class _Pool:
             for ref in ready:
                 self._take(refs[ref])
 
-    def _ask(self, result: dict[str, Any] | None = None, free: bool = False) -> dict[str, Any] | None:
-        """Tell the parent about a result and a free worker; the next job for it, if there is one."""
-        self.pipe.send_bytes(json.dumps({"result": result, "free": free}).encode())
+    def _ask(self, results: Sequence[dict[str, Any]] = (), free: bool = False) -> dict[str, Any] | None:
+        """Tell the parent about results and a free worker; the next job for it, if there is one."""
+        self.pipe.send_bytes(json.dumps({"results": results, "free": free}).encode())
         reply = json.loads(self.pipe.recv_bytes())
         self.left, self.stopping = reply["left"], reply["stop"]
         return reply["job"]
@@ -204,15 +204,15 @@ class _Pool:
         except self.ray.exceptions.RayError as error:
             self._lose(member, error)
             return
-        result = None
+        results = []
         if member.job is None:
             self._check(answer)
             member.where = f"the Ray worker {answer['pid']} on {answer['host']}"
             self.failures = 0
         else:
-            result, member.job = answer, None
-        leaves = result is not None and result["state"] == "lost"  # its node is going down
-        if (job := self._ask(result, free=not leaves)) is None:
+            results, member.job = answer, None
+        leaves = any(result["state"] == "lost" for result in results)  # its node is going down
+        if (job := self._ask(results, free=not leaves)) is None:
             self._dismiss(member)
         else:
             member.job, member.ref = job, member.actor.carry_out.remote(job)
@@ -235,7 +235,8 @@ class _Pool:
         reason = " ".join(str(error).split("The actor is dead because ")[-1].split())
         reason = reason.partition(" Some common causes")[0][:300]
         if member.job is not None:
-            self._ask({"id": member.job["id"], "state": "lost", "reason": f"{member.where} is gone: {reason}"})
+            why = f"{member.where} is gone: {reason}"
+            self._ask([{"id": run["id"], "state": "lost", "reason": why} for run in member.job["runs"]])
             return
         self.failures += 1
         if self.failures >= START_FAILURES:

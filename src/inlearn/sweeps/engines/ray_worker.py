@@ -64,22 +64,23 @@ class Worker:
         host = socket.gethostname()
         return {"host": host, "pid": os.getpid(), "version": inlearn.__version__, "sees": self.sees}
 
-    def carry_out(self, job: dict[str, Any]) -> dict[str, Any]:
+    def carry_out(self, job: dict[str, Any]) -> list[dict[str, Any]]:
         # Before and after the training itself, which listens for SIGTERM, nothing is to be saved and none may break in.
         before = signal.signal(signal.SIGTERM, lambda number, frame: None)
         signal.set_wakeup_fd(self.tell.fileno(), warn_on_full_buffer=False)
         with self.lock:
             self.busy = True
         try:
-            result = carry_out(Job(**job | {"overrides": tuple(job["overrides"])}))
+            results = carry_out(Job.read(job))
         finally:
             with self.lock:
                 self.busy = False
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGTERM, before)
-        if result.state == "interrupted" and self._told() and not self.asked:
-            result = Result(job["id"], "lost", "its Ray worker was told to leave, and saved the run")
-        return asdict(result)
+        if any(result.state == "interrupted" for result in results) and self._told() and not self.asked:
+            why = "its Ray worker was told to leave, and saved the run"
+            results = [Result(r.id, "lost", why) if r.state == "interrupted" else r for r in results]
+        return [asdict(result) for result in results]
 
     def _told(self) -> bool:
         with contextlib.suppress(BlockingIOError):

@@ -59,11 +59,10 @@ class SlurmEngine:
         with machine_faults(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
         with exclusive(self.folder / ".lock"):  # two coordinators of one plan submit a run once
-            watched = adopted(self.folder, queue, {job.id for job in jobs})
-            if watched:
-                _say(f"{sum(len(task.jobs) for task in watched)} runs are with Slurm already")
-            known = {id for task in watched for id in task.jobs}
-            if new := [job for job in jobs if job.id not in known]:
+            watched = adopted(self.folder, queue, {id for job in jobs for id in job.ids})
+            if known := {id for task in watched for id in task.runs}:
+                _say(f"{len(known)} runs are with Slurm already")
+            if new := [rest for job in jobs for rest in job.only(set(job.ids) - known)]:
                 watched += self._submit(new)
         if self.config.detach:
             _say(self._farewell())
@@ -89,7 +88,7 @@ class SlurmEngine:
             "folder": f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:6]}",
             "array": None,
             "tasks": count,
-            "runs": len(jobs),
+            "runs": sum(len(job.runs) for job in jobs),
             "code": kept.path.name,
             "environment": environment(self.folder).name,
             "resources": vars(asked),
@@ -112,10 +111,11 @@ class SlurmEngine:
                 strike(self.folder, entry["folder"])
                 shutil.rmtree(folder, ignore_errors=True)
             raise
-        enter(self.folder, entry | {"array": ids[0].split("_")[0]})
-        _say(f"submitted {len(jobs)} runs as {count} tasks of Slurm job {ids[0].split('_')[0]}; their output: {folder}")
+        array = ids[0].split("_")[0]
+        enter(self.folder, entry | {"array": array})
+        _say(f"submitted {entry['runs']} runs as {count} tasks of Slurm job {array}; their output: {folder}")
         return [
-            Watched(id, folder, number, {job.id: job for job in chunk})
+            Watched(id, folder, number, [run for job in chunk for run in job.ids])
             for number, (id, chunk) in enumerate(zip(ids, chunks, strict=True))
         ]
 
@@ -171,7 +171,7 @@ class SlurmEngine:
                 queue = _patiently(slurm.queue, stop)
                 for task in watched:
                     _look(task, queue.get(task.job_id), tell, leaving)
-                watched = [task for task in watched if task.jobs]
+                watched = [task for task in watched if task.runs]
                 look = time.time() + min(SLOWEST_LOOK, 1 + (time.time() - began) / 20)
             if watched:
                 time.sleep(0.5)
@@ -186,8 +186,8 @@ def _settled(job: Job, studies: Mapping[str, str]) -> Job:
 def _look(task: Watched, queued: slurm.Queued | None, tell: Report, leaving: bool) -> None:
     """Report what has ended in `task`, and what never will."""
     results = read_results(task.folder, task.number)
-    for id in [id for id in task.jobs if results.get(id, {}).get("over")]:
-        del task.jobs[id]
+    for id in [id for id in task.runs if results.get(id, {}).get("over")]:
+        task.runs.remove(id)
         tell(_result(results[id]))
     alive = queued is not None and queued.alive
     # Twice: a file server may show the last lines later than Slurm shows the end.
@@ -197,8 +197,8 @@ def _look(task: Watched, queued: slurm.Queued | None, tell: Report, leaving: boo
     state = "is not known to Slurm any more" if queued is None else f"ended as {queued.state}"
     why = f"Slurm job {task.job_id} {state}; its output: {task.folder}/{task.job_id}_0_log.err"
     stopped = leaving or (queued is not None and queued.state == "CANCELLED")
-    for id in list(task.jobs):
-        del task.jobs[id]
+    while task.runs:
+        id = task.runs.pop(0)
         last = results.get(id)
         if last is not None and last["state"] != BEGUN and (stopped or (queued and queued.state == "COMPLETED")):
             tell(_result(last))

@@ -8,26 +8,25 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from inlearn.core.errors import UserError
 from inlearn.core.files import read_json, write_json
 from inlearn.runs.locking import exclusive
-from inlearn.sweeps.engine import Job
 from inlearn.sweeps.engines import slurm_commands as slurm
 from inlearn.sweeps.engines.slurm_task import ask_to_leave, read_jobs, read_results
 
 
 @dataclass
 class Watched:
-    """One task of an array that has jobs we wait for. `gone`: it had ended when Slurm was asked last."""
+    """One task of an array that has runs we wait for. `gone`: it had ended when Slurm was asked last."""
 
     job_id: str
     folder: Path
     number: int
-    jobs: dict[str, Job] = field(default_factory=dict)
+    runs: list[str]
     gone: bool = False
 
 
@@ -69,14 +68,11 @@ def adopted(folder: Path, queue: Mapping[str, slurm.Queued], wanted: set[str]) -
         if (submission / "leave.json").exists():
             continue
         results = read_results(submission, number)
-        jobs = {
-            job.id: job
-            for job in read_jobs(submission, number)
-            if job.id in wanted - taken and not results.get(job.id, {}).get("over")
-        }
-        if jobs:
-            taken |= set(jobs)
-            watched.append(Watched(id, submission, number, jobs))
+        given = [run for job in read_jobs(submission, number) for run in job.ids]
+        runs = [run for run in given if run in wanted - taken and not results.get(run, {}).get("over")]
+        if runs:
+            taken |= set(runs)
+            watched.append(Watched(id, submission, number, runs))
     return watched
 
 

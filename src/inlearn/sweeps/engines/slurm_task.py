@@ -1,8 +1,8 @@
-"""What runs inside one task of a Slurm array: its runs one after the other, and a requeue when Slurm wants the node.
+"""What runs inside one task of a Slurm array: its jobs one after the other, and a requeue when Slurm wants the node.
 
 A submission's folder holds, for task n:
 
-<n>.json          the jobs, as they were submitted
+<n>.json          the jobs, as they were submitted: runs, and stacks of runs
 <n>.results.jsonl one line when a run begins here, and one when it ends
 leave.json        there once the submission is cancelled: nothing begins, and nothing is requeued
 *_<n>_0_log.out   what the task printed; .err beside it
@@ -43,7 +43,7 @@ def write_jobs(folder: Path, number: int, jobs: Sequence[Job]) -> None:
 
 
 def read_jobs(folder: Path, number: int) -> list[Job]:
-    return [Job(**job | {"overrides": tuple(job["overrides"])}) for job in read_json(folder / f"{number}.json")]
+    return [Job.read(job) for job in read_json(folder / f"{number}.json")]
 
 
 def read_results(folder: Path, number: int) -> dict[str, dict[str, Any]]:
@@ -95,21 +95,23 @@ class Task:
         lines = MetricsWriter(Path(self.folder) / f"{self.number}.results.jsonl")
         left, busy_since = deque(self._left()), {}
         while left and not leaves():
-            if all(job.id in busy_since for job in left) and _pause(leaves):
+            if all(id in busy_since for job in left for id in job.ids) and _pause(leaves):
                 break
             job, began = left.popleft(), time.monotonic()
-            lines.write({"id": job.id, "state": BEGUN, "reason": "", "over": False})
+            for id in job.ids:
+                lines.write({"id": id, "state": BEGUN, "reason": "", "over": False})
             lines.flush()
-            result = carry_out(job)
-            if result.state == "busy":
-                # The lease of a node that failed looks alive until it is stale; one that is still held then is alive.
-                over = began - busy_since.setdefault(job.id, began) > lease.STALE_SECONDS
-                if not over:
-                    left.append(job)
-            else:
-                over = result.state != "interrupted" or not interrupted()  # this run alone may have been asked to leave
-            lines.write(asdict(result) | {"over": over})
+            again = set()
+            for result in carry_out(job):
+                if result.state == "busy":
+                    # The lease of a node that failed looks alive until it is stale; one still held then is alive.
+                    over = began - busy_since.setdefault(result.id, began) > lease.STALE_SECONDS
+                    again |= set() if over else {result.id}
+                else:
+                    over = result.state != "interrupted" or not interrupted()  # this run alone may be asked to leave
+                lines.write(asdict(result) | {"over": over})
             lines.flush(sync=True)
+            left.extend(job.only(again))
         lines.close()
 
     def _goes_on(self, interrupted: Interrupts) -> bool:
@@ -121,8 +123,10 @@ class Task:
         return signal.SIGUSR2 in interrupted.numbers or state_of(os.environ["SLURM_JOB_ID"]) == "RUNNING"
 
     def _left(self) -> list[Job]:
+        """Its jobs without the runs that are over: what is left of a stack is a smaller one."""
         results = read_results(Path(self.folder), self.number)
-        return [job for job in self._jobs() if not results.get(job.id, {}).get("over")]
+        over = {id for id, line in results.items() if line["over"]}
+        return [left for job in self._jobs() for left in job.only(set(job.ids) - over)]
 
     def _jobs(self) -> list[Job]:
         return read_jobs(Path(self.folder), self.number)
@@ -132,7 +136,7 @@ class Task:
 
     def _steps(self) -> int:
         """How far the runs of this task have come, all together."""
-        folders = [open_root(job.root, refresh=False) / job.id for job in self._jobs()]
+        folders = [open_root(job.root, refresh=False) / id for job in self._jobs() for id in job.ids]
         return sum(RunFolder(folder).status.step for folder in folders if (folder / "status.json").exists())
 
 
