@@ -30,7 +30,7 @@ def test_a_run_is_replayed_recorded_and_resumed(form: str, tiny: list[str], tmp_
     whole = session.start("regression", asked, tmp_path / "whole", quiet)
     assert [(s["step"], s["form"]) for s in whole.folder.segments] == [("graphs", form)]
     log = (whole.path / "run.log").read_text()
-    assert "updates: graphs" in log and "no CUDA graph" not in log and "on the host" not in log
+    assert "updates: graphs" in log and "but eager" not in log and "on the host" not in log
     parted = session.start("regression", [*asked, "training.until=31"], tmp_path / "parted", quiet)
     session.resume(parted.folder.id, ["training.until=none"], tmp_path / "parted", quiet)
     assert [s["step"] for s in parted.folder.segments] == ["graphs"] * 2

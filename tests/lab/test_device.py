@@ -38,7 +38,7 @@ def only_run(root: Path) -> RunFolder:
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        ("execution.step=graphs", "execution.step = graphs on cpu: expected eager or auto (CUDA graphs need"),
+        ("execution.step=graphs", "execution.step = graphs on cpu: expected eager, compiled or auto (CUDA graphs need"),
         ("execution.matmul=tf32", "execution.matmul = tf32 on cpu: expected float32"),
         ("execution.step=graph", "execution.step = graph"),
     ],
@@ -57,7 +57,7 @@ def test_how_updates_are_started_is_recorded_and_said(form: str, tiny: list[str]
     run = start("regression", [*tiny, "device=cpu", f"engine={form}"], tmp_path, quiet)
     assert [(s["step"], s["matmul"]) for s in run.folder.segments] == [("eager", "float32")]
     log = (run.path / "run.log").read_text()
-    assert log.count("updates: eager (CUDA graphs need one process and a CUDA device)") == 1
+    assert log.count("updates: eager (60 steps do not repay compiling; 20,000 would)") == 1
 
 
 def test_a_run_from_before_these_were_recorded_goes_on_without_a_warning(tiny: list[str], tmp_path: Path) -> None:

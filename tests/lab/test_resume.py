@@ -258,7 +258,16 @@ def test_lost_checkpoints_are_not_a_fresh_start(tiny, tmp_path):
 def test_who_lost_the_lease_writes_nothing_more(tiny, tmp_path):
     """A machine slept through its lease, another took the run over: the first one finds out and leaves no trace."""
     words = [text for text in tiny if not text.startswith(("training.steps", "record.checkpoints"))]
-    command = [sys.executable, "-m", "inlearn.cli.main", "run", "regression", *words, "training.steps=200000"]
+    command = [
+        sys.executable,
+        "-m",
+        "inlearn.cli.main",
+        "run",
+        "regression",
+        *words,
+        "training.steps=200000",
+        "execution.step=eager",
+    ]
     command += ['record.checkpoints={"kind":"never"}', "name=taken", "--runs", str(tmp_path)]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     lines = tmp_path / ".names" / "taken"

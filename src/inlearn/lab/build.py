@@ -11,10 +11,12 @@ from torch import nn
 from inlearn.core import device as devices
 from inlearn.core.configuration import merge, resolve
 from inlearn.core.contract import Study, Task
+from inlearn.core.draws import Address
 from inlearn.core.errors import UserError
 from inlearn.core.spaces import Interface
 from inlearn.lab.config import RunBase
 from inlearn.models.initialise import initialise
+from inlearn.training import compiled
 from inlearn.training.config import Watched
 from inlearn.training.loop import Plan
 from inlearn.training.parameters import Parallel
@@ -49,7 +51,6 @@ def build(config: RunBase, ranks: Ranks = ALONE) -> Built:
     """Everything checked before any step; `ranks` are the processes that share the run."""
     devices.keep_freed_memory()
     parallel, device = _parallel(config, ranks), _device(config, ranks)
-    _check_step(config, device, ranks)
     devices.set_matmul(config.execution.matmul, device)
     study = build_study(config)
     phases = [_phase_study(config, index, study.interface) for index in range(len(config.training.phases))]
@@ -59,7 +60,9 @@ def build(config: RunBase, ranks: Ranks = ALONE) -> Built:
     tasks, together = [leg.tasks["train"] for leg in legs], [leg.rows_together("train") for leg in legs]
     for rows in together:
         _check_parts(config, rows, ranks)
-    return Built(config, study, tasks, together, device, parallel, ranks)
+    built = Built(config, study, tasks, together, device, parallel, ranks)
+    _check_step(built)
+    return built
 
 
 def _parallel(config: RunBase, ranks: Ranks) -> Parallel:
@@ -89,13 +92,31 @@ def _device(config: RunBase, ranks: Ranks) -> torch.device:
     return torch.device("cuda", ranks.local)
 
 
-def _check_step(config: RunBase, device: torch.device, ranks: Ranks) -> None:
-    if config.execution.step != "graphs":
+def _check_step(built: Built) -> None:
+    """Refuse a way of making updates that this run cannot have."""
+    step = built.config.execution.step
+    if step == "graphs" and built.device.type != "cuda":
+        why = f"on {built.device}: expected eager, compiled or auto (CUDA graphs need a CUDA device)"
+    elif step == "graphs" and built.ranks.world > 1:
+        why = f"in {built.ranks.world} processes: expected eager or auto"
+    elif step == "compiled" and (reason := why_not_compiled(built)):
+        why = f"cannot be: {reason}; expected eager or auto"
+    else:
         return
-    if device.type != "cuda":
-        raise UserError(f"execution.step = graphs on {device}: expected eager or auto (CUDA graphs need a CUDA device)")
-    if ranks.world > 1:
-        raise UserError(f"execution.step = graphs in {ranks.world} processes: expected eager or auto")
+    raise UserError(f"execution.step = {step} {why}")
+
+
+def why_not_compiled(built: Built) -> str | None:
+    """What of a run or machine keeps its updates from being compiled, or None."""
+    config, task = built.config, built.tasks[0]
+    if built.device.type != "cpu":
+        return f"on {built.device} CUDA graphs are for it"
+    if built.ranks.world > 1:
+        return f"there are {built.ranks.world} processes"
+    if config.training.accumulate > 1:
+        return f"training.accumulate = {config.training.accumulate}"
+    drawn = task.sample(Address(config.seeds.following(config.seed), "data", 0), built.together[0])
+    return compiled.why_not(drawn, getattr(config.model, "dropout", 0.0) > 0, config.precision)
 
 
 def _check_parts(config: RunBase, together: int, ranks: Ranks) -> None:

@@ -47,8 +47,9 @@ class Execution(Config):
     engine: whether the model is trained alone or as a member of a stack (which may have one member); `auto` goes on as
     the run was begun, and begins alone. Sweeps stack runs by themselves.
     parallel: how several processes (torchrun) hold one model; `auto` is ddp where there are several, else none.
-    step: how updates are started: `eager`, operation by operation, or `graphs`, each as one CUDA graph; `auto` goes on
-    as the run was begun on a GPU, and begins with graphs there; elsewhere it is eager.
+    step: how updates are made: `eager`, operation by operation; `graphs`, each as one CUDA graph; `compiled`, forward
+    and backward as one C++ function (on a CPU). `auto` goes on as the run was begun; it begins with graphs on a GPU,
+    and on a CPU compiled where many steps are ahead, else eager.
     matmul: how float32 products are computed; `tf32` is quicker on CUDA and keeps 10 bits of mantissa.
     """
 
@@ -56,7 +57,7 @@ class Execution(Config):
     threads: PositiveInt = 1
     engine: Literal["auto", "solo", "stacked"] = "auto"
     parallel: Literal["auto", "none", "ddp", "fsdp"] = "auto"
-    step: Literal["auto", "eager", "graphs"] = "auto"
+    step: Literal["auto", "eager", "compiled", "graphs"] = "auto"
     matmul: Literal["float32", "tf32"] = "float32"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 

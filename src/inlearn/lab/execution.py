@@ -17,11 +17,12 @@ import torch
 
 import inlearn
 from inlearn.core import device as devices
+from inlearn.lab.build import Built, why_not_compiled
 from inlearn.runs.folder import RunFolder
 from inlearn.runs.remote_root import shown
+from inlearn.training import compiled
 
 if TYPE_CHECKING:
-    from inlearn.lab.build import Built
     from inlearn.training.ranks import Ranks
 
 
@@ -29,7 +30,7 @@ def segment(built: Built, from_step: int, members: int | None, step: str) -> dic
     """What may differ between two starts of one run; bits are promised only where all but the members is equal.
 
     members: how many runs are trained together as one stack, with no effect on each; none for a model alone.
-    step: how updates are started, "eager" or "graphs".
+    step: how updates are made, "eager", "compiled" or "graphs".
     """
     device = built.device
     return {
@@ -65,17 +66,25 @@ def form_of(folder: RunFolder, asked: str) -> str:
     return folder.segments[-1].get("form", "solo") if folder.segments else "solo"
 
 
-def launch_of(folder: RunFolder, built: Built) -> tuple[str, str]:
-    """How the updates are started, "eager" or "graphs", and why."""
-    asked = built.config.execution.step
+def launch_of(folder: RunFolder, built: Built, stacked: bool) -> tuple[str, str]:
+    """How the updates are made, "eager", "compiled" or "graphs", and why."""
+    asked, here = built.config.execution.step, built.device.type
     if asked != "auto":
         return asked, f"execution.step = {asked}"
-    if built.device.type != "cuda" or built.ranks.world > 1:
-        return "eager", "CUDA graphs need one process and a CUDA device"
     begun = folder.segments[-1] if folder.segments else {}
-    if "step" in begun and begun["device"].startswith("cuda"):
-        return begun["step"], "as the run was begun"
-    return "graphs", "a small model leaves a GPU waiting for the host"
+    if begun and begun["device"].partition(":")[0] == here:
+        return begun.get("step", "eager"), "as the run was begun"
+    if built.ranks.world > 1 or here not in ("cpu", "cuda"):
+        return "eager", "CUDA graphs and compiling need one process on cuda or cpu"
+    if here == "cuda":
+        return "graphs", "a small model leaves a GPU waiting for the host"
+    ahead = f"{built.config.training.last:,} steps"
+    if built.config.training.last < compiled.STEPS:
+        return "eager", f"{ahead} do not repay compiling; {compiled.STEPS:,} would"
+    if stacked and built.config.training.stop:
+        return "eager", "a stack is compiled again whenever a member leaves, as training.stop lets them"
+    why = why_not_compiled(built)
+    return ("eager", f"not compiled: {why}") if why else ("compiled", f"{ahead} repay some 20 s of compiling")
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

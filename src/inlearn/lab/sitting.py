@@ -49,7 +49,7 @@ class Sitting:
     ):
         self.folder, self.built, self.learner, self.carried, self.say = folder, built, learner, carried, say
         self.members, self.config = members, built.config
-        self.launch, self.why_launch = launch_of(folder, built)  # how updates are started
+        self.launch, self.why_launch = launch_of(folder, built, members is not None)  # how updates are made
         self.evaluator = Evaluator(built.study, self.config.seeds, KEPT // (members or 1))
         self.sink: FolderSink | None = None
 

@@ -142,13 +142,14 @@ def ended_by(id: str, error: Exception) -> Ended:
 def carry_out_together(sittings: Sequence[Sitting], end: End) -> None:
     """Train the runs of these sittings, whose learners are `Member`s, as one stack, each to where it is to go.
 
-    With phases, whose batches may differ in shape, only those that stand at one step go together. What goes wrong
+    Only those whose updates are made in one way go together; and with phases, whose batches may differ in shape, only
+    those that stand at one step. What goes wrong
     with an update is raised, after all that were still going have left; of a device that fails each is told for itself.
     """
-    companies: dict[int, list[Sitting]] = defaultdict(list)
+    companies: dict[tuple[str, int], list[Sitting]] = defaultdict(list)
     for sitting in sittings:
         steps = CheckpointStore(sitting.folder.path).steps() if sitting.config.training.phases else []
-        companies[steps[-1] if steps else 0].append(sitting)
+        companies[sitting.launch, steps[-1] if steps else 0].append(sitting)
     told: set[Sitting] = set()
 
     def tell(sitting: Sitting, result: Outcome | Exception | None) -> None:
@@ -181,10 +182,6 @@ def _carry_out(sittings: Sequence[Sitting], end: End) -> None:
             result = error if known else result
         end(sitting, result)
 
-    if any(sitting.launch == "eager" for sitting in sittings):
-        for sitting in sittings:
-            if sitting.launch != "eager":
-                sitting.launch, sitting.why_launch = "eager", "as another run of the stack was begun"
     with interrupts() as interrupted:
         for sitting in sittings:
             try:

@@ -9,8 +9,12 @@ from inlearn.training.graphs import DeviceUpdates, Updated
 
 
 def updates_of(sittings: Collection[Sitting], one: Updated) -> DeviceUpdates | None:
-    """Updates as CUDA graphs; None where they are started operation by operation. `sittings` are those still going."""
-    if next(iter(sittings)).launch != "graphs":
+    """Updates as CUDA graphs, where these are asked for; else None, and `one` is compiled where that is asked for.
+
+    `sittings` are those still going.
+    """
+    launch = next(iter(sittings)).launch
+    if launch == "eager":
         return None
 
     def say(text: str) -> None:
@@ -19,7 +23,10 @@ def updates_of(sittings: Collection[Sitting], one: Updated) -> DeviceUpdates | N
 
     def gave_up(reason: str) -> None:
         for sitting in sittings:
-            sitting.log.warning("no CUDA graph (%s): updates are started operation by operation", reason)
+            sitting.log.warning("updates are not %s but eager: %s", launch, reason)
             sitting.folder.amend_segment(step="eager")
 
+    if launch == "compiled":
+        say("the first update compiles, which takes some 20 seconds")
+        return one.compile(gave_up)
     return DeviceUpdates(one, say, gave_up)

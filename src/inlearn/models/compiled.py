@@ -32,12 +32,15 @@ class CompiledGradients:
     """
 
     def __init__(self, flat: FlatParameters, losses: Losses) -> None:
+        import torch._inductor.config as inductor  # seconds, which only who compiles should pay
+
         self.flat = flat
 
         def total(values: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
             each = losses(flat.named(values), *tensors)
             return each.sum(), each
 
+        inductor.compile_threads = 1  # a pool of processes would outlive the worker that started it
         differentiate = torch.func.grad(total, has_aux=True)
 
         def both(values: Tensor, gradients: Tensor, *tensors: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ def _ended_by(error: BaseException) -> tuple[State, str]:
     if isinstance(error, UserError):
         return "refused", str(error)
     if isinstance(error, EnvironmentFault):
-        return "failed", str(error)
+        return getattr(error, "state", "failed"), str(error)  # a device that is lost interrupts
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", "broken off"
     traceback.print_exception(error, file=sys.stderr)

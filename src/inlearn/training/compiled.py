@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,7 +19,9 @@ STEPS = 20_000  # updates ahead that repay 20 s of compiling, for models of ever
 
 
 def why_not(batch: Batch, drops_out: bool, precision: str) -> str | None:
-    """What of a run an update cannot be compiled for, or None. On a CPU; elsewhere graphs are for it."""
+    """Why updates on such batches cannot be compiled here, or None."""
+    if shutil.which(os.environ.get("CXX") or "g++") is None:
+        return "there is no C++ compiler (g++, or what CXX names)"
     if batch.columns is None:
         return "scored positions change from batch to batch"
     if batch.prefix is not None:
@@ -28,10 +31,6 @@ def why_not(batch: Batch, drops_out: bool, precision: str) -> str | None:
     if precision == "bfloat16":
         return "precision = bfloat16"
     return None
-
-
-def has_compiler() -> bool:
-    return any(shutil.which(name) for name in ("g++", "clang++"))
 
 
 class Compiled:

@@ -64,6 +64,7 @@ class Updated(Protocol):
 
     def gradients(self, space: Space, batch: Batch, dropout: Address | Addresses | None) -> Tensor: ...
     def advance(self, count: int) -> None: ...
+    def compile(self, gave_up: Callable[[str], None]) -> None: ...
     def update(self) -> None:
         """The ordinary one."""
         ...
@@ -76,7 +77,7 @@ class Alone:
         self.trainer, self.tasks = trainer, tasks
         self.device, self.drops_out, self.rows = trainer.device, trainer.drops_out, trainer.training.batch
         self.members, self.groups = (trainer,), ((trainer,),)
-        self.gradients, self.advance = trainer.gradients, trainer.advance
+        self.gradients, self.advance, self.compile = trainer.gradients, trainer.advance, trainer.compile
 
     @property
     def optimiser(self) -> torch.optim.Optimizer:
@@ -111,7 +112,7 @@ class Together:
         self.stack = stack
         self.device, self.rows = stack.device, stack.members[0].training.batch
         self.gradients, self.advance, self.update = stack.gradients, stack.advance, stack.update
-        self.addresses, self.batch = stack.addresses, stack.batch
+        self.addresses, self.batch, self.compile = stack.addresses, stack.batch, stack.compile
 
     members = property(lambda self: self.stack.members)
     groups = property(lambda self: self.stack.groups)

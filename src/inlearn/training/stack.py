@@ -9,7 +9,7 @@ depend on its company. Where a loss stops being a number, that member alone is s
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from inlearn.core.draws import Address, Addresses, StreamSeeds
 from inlearn.core.spaces import Space
 from inlearn.models.flat import FlatParameters
 from inlearn.models.leaves import drops_out, stack
+from inlearn.training.compiled import Compiled
 from inlearn.training.config import Training
 from inlearn.training.learner import Learner
 from inlearn.training.optimisers import group, optimiser
@@ -70,12 +71,21 @@ class Member(Learner):
         self._since = self.stack.tick
 
 
+class MemberFault(Exception):
+    """What went wrong, its cause, concerns one member alone: no member has been updated."""
+
+    def __init__(self, member: Member):
+        super().__init__()
+        self.member = member
+
+
 class Stack:
     """Members that are updated together. All have models of one shape on `device`, and batches of one shape."""
 
     def __init__(self, members: Sequence[Member], device: torch.device, precision: str):
         self.device, self.precision = device, precision
         self.tick = 0  # updates of this stack so far
+        self.compiled: Compiled | None = None
         room = 1 + max(member.losses_kept for member in members)
         dtype = next(members[0].model.parameters()).dtype
         self._assemble(members, torch.zeros(room, len(members), device=device, dtype=dtype))
@@ -90,8 +100,11 @@ class Stack:
         self.drops_out = drops_out(self.model)
         self._seeds = tuple(member.seeds for member in members)
         clips = [float("inf") if (clip := member.training.clip) is None else clip for member in members]
-        self._clips = torch.tensor(clips, device=self.device) if min(clips) < float("inf") else None
+        self._clips = (
+            torch.tensor(clips, device=self.device, dtype=history.dtype) if min(clips) < float("inf") else None
+        )
         self._feeds: dict[tuple[int, ...], Task | None] = {}
+        self.compiled = self.compiled and Compiled(self.model, self.flat, self.compiled.gave_up)
         self.optimiser = self._new_optimiser()
         for place, member in enumerate(members):
             member.join(self, place)
@@ -118,6 +131,10 @@ class Stack:
             if own:
                 member.parameters.place_moments(self.optimiser, own)
 
+    def compile(self, gave_up: Callable[[str], None]) -> None:
+        """Make forward and backward passes by one compiled function from now on; `gave_up` hears why, if not."""
+        self.compiled = Compiled(self.model, self.flat, gave_up)
+
     # ------------------------------------------------------------ one step
 
     def update(self) -> None:
@@ -137,9 +154,11 @@ class Stack:
         """(E,) mean losses of the members' batches, whose gradients are left clipped. Waits for nothing."""
         if not self.model.training:
             self.model.train()
-        self.flat.zero()
-        losses = self.loss(space, batch, dropout, 0) / batch.weights.flatten(1).sum(1)
-        losses.sum().backward()
+        losses = self.compiled.gradients(space, batch) if self.compiled else None
+        if losses is None:
+            self.flat.zero()
+            losses = self.loss(space, batch, dropout, 0) / batch.weights.flatten(1).sum(1)
+            losses.sum().backward()
         # One norm over a member's whole row: a sum over parts would depend on how many members there are.
         self.norms = torch.linalg.vector_norm(self.flat.gradients, dim=1)
         if self._clips is not None:
@@ -158,7 +177,13 @@ class Stack:
         rows = self.members[0].training.batch
         if (feed := self.feed) is not None:
             return feed.sample(self._here("data"), rows)
-        return Batch.stacked([m.task.sample(Address(m.seeds, "data", m.progress.step), rows) for m in self.members])
+        drawn = []
+        for member in self.members:
+            try:
+                drawn.append(member.task.sample(Address(member.seeds, "data", member.progress.step), rows))
+            except Exception as error:
+                raise MemberFault(member) from error
+        return Batch.stacked(drawn)
 
     @property
     def feed(self) -> Task | None:

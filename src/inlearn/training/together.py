@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from inlearn.core import device as devices
 from inlearn.training.loop import Course, Outcome, Updates
-from inlearn.training.stack import Member, Stack
+from inlearn.training.stack import Member, MemberFault, Stack
 
 End = Callable[[Member, Outcome | Exception], None]
 """Told once of every member, as soon as it ends: how, or what went wrong with its own folder, sets or trackers."""
@@ -46,8 +46,15 @@ def train_together(
 
     look(lambda member: courses[member].begin(resumed[member]))
     while going:
-        if updates is None:
-            stack.update()
-        else:
-            updates.advance(min(courses[member].clear() for member in going))
+        try:
+            if updates is None:
+                stack.update()
+            else:
+                updates.advance(min(courses[member].clear() for member in going))
+        except MemberFault as fault:
+            going.remove(fault.member)
+            end(fault.member, fault.__cause__)
+            if going:
+                stack.settle(going)
+            continue
         look(lambda member: courses[member].go_on())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from inlearn.core.contract import Task
 from inlearn.core.draws import Address, StreamSeeds
 from inlearn.core.spaces import Space
 from inlearn.models.leaves import drops_out
+from inlearn.training.compiled import Compiled
 from inlearn.training.config import SGD, Training
 from inlearn.training.learner import Learner
 from inlearn.training.optimisers import group, optimiser
@@ -49,6 +50,14 @@ class Trainer(Learner):
         self.losses_kept = losses_kept
         self.losses = torch.zeros(losses_kept, device=device, dtype=next(model.parameters()).dtype)
         self.pending = 0
+        self.compiled: Compiled | None = None
+
+    def compile(self, gave_up: Callable[[str], None]) -> None:
+        """Make forward and backward pass by one compiled function from now on; `gave_up` hears why, if not.
+
+        For one process that holds the whole model, and batches that are not cut.
+        """
+        self.compiled = Compiled(self.model, self.parameters.flat, gave_up)
 
     def forget_moments(self) -> None:
         asked = self.training.optimiser
@@ -80,7 +89,18 @@ class Trainer(Learner):
         parameters = self.parameters
         if not self.model.training:  # walking the modules costs a quarter of a millisecond
             self.model.train()
-        (start, _), spans = self._share()
+        mean_loss = self.compiled.gradients(space, batch) if self.compiled else None
+        if mean_loss is None:
+            mean_loss = self._by_autograd(space, batch, dropout)
+        self._norm = parameters.norm()
+        if self.training.clip is not None:
+            # The factor torch's clip_grad_norm_ uses.
+            parameters.scale((self.training.clip / (self._norm + 1e-6)).clamp(max=1.0))
+        return self.ranks.mean(mean_loss)
+
+    def _by_autograd(self, space: Space, batch: Batch, dropout: Address | None) -> Tensor:
+        """Gradients and mean loss, in as many parts as asked for."""
+        parameters, ((start, _), spans) = self.parameters, self._share()
         # Gradients and losses are averaged over processes, so each divides by the mean of their weights.
         total = self.ranks.mean(batch.weights.sum())
         parameters.zero()
@@ -91,11 +111,7 @@ class Trainer(Learner):
                 loss = parameters.loss(space, part, dropout, start + first) / total
                 loss.backward()
             mean_loss += loss.detach()
-        self._norm = parameters.norm()
-        if self.training.clip is not None:
-            # The factor torch's clip_grad_norm_ uses.
-            parameters.scale((self.training.clip / (self._norm + 1e-6)).clamp(max=1.0))
-        return self.ranks.mean(mean_loss)
+        return mean_loss
 
     def advance(self, count: int) -> None:
         """`count` updates were made, and their losses kept."""

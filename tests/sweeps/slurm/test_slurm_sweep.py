@@ -158,7 +158,7 @@ def test_a_stack_is_saved_and_comes_back_whole(node, inlearn, words, tmp_path, w
 
 
 def test_jobs_go_on_without_us_are_found_again_and_cancelled(node, inlearn, words, tmp_path, wait_for):
-    plan = ["sweep", "regression", *words, "training.steps=20000", "seed=range(3)", "--name", "left"]
+    plan = ["sweep", "regression", *words, "training.steps=19000", "seed=range(3)", "--name", "left"]
     plan += [*SLURM, "engine.jobs=2", "engine.stack=none", "--runs", str(tmp_path)]
     assert "inlearn cancel left" in finish(inlearn(*plan, "engine.detach=true"))
     (first,) = submissions(tmp_path, "left")
