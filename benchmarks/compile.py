@@ -42,6 +42,7 @@ CASES: dict[str, tuple[dict[str, int], int | None, int]] = {  # model, members, 
     "deep-lr, batch 32": (DEEP, None, 32),
     "16 of 7k, batch 32": (SMALL, 16, 32),
     "64 of 7k, batch 8": (SMALL, 64, 8),
+    "16 of 7k, batch 8": (SMALL, 16, 8),
     "16 of paper-lr, batch 32": (PAPER, 16, 32),
 }
 Step = Callable[[], None]

@@ -2,7 +2,8 @@
 
     python benchmarks/floor.py
 
-- ours: the trainer's own update, as `inlearn run` makes it
+- ours: the trainer's own update, as `inlearn run` makes it for the preset's many steps: compiled on a CPU
+- uncompiled: the same, operation by operation, as for short runs
 - eager: the obvious loop for the same model (benchmarks/literal.py)
 - floor: FLOP that must be computed / FLOP/s of the best square product, or the bytes that must move / bytes/s of a
   copy, whichever is longer; both rates are measured here, before and after the steps (docs/guides/performance.md)
@@ -14,6 +15,7 @@ thread. Rounds of sixteen steps are interleaved; the least time of each is kept.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,6 +28,7 @@ from inlearn.lab import discovery
 from inlearn.lab.build import build, build_trainer
 from inlearn.lab.config import compose
 from inlearn.lab.roofline import copy_rate, hold, product_rate, step_cost
+from inlearn.training.trainer import Trainer
 
 TOGETHER = 16  # ours draws sixteen steps at once
 GOALS = {"headline": {"eager / ours": 1.3, "floor / ours": 0.45}, "small": {"eager / ours": 2.0}}
@@ -81,12 +84,18 @@ def measured(case: Case, device: str, threads: int, seconds: float) -> dict[str,
     words = (*case.overrides, f"execution.threads={threads}", f"execution.device={device}")
     config = compose(discovery.study(case.study), words)
     built = build(config)  # which sets the threads
-    trainer, task, eager = build_trainer(built), built.tasks[0], case.eager(device)
+    trainer, ours, task = build_trainer(built), build_trainer(built), built.tasks[0]
+    eager = case.eager(device)
+    if built.device.type == "cpu":
+        ours.compile(lambda why: sys.exit(f"could not be compiled: {why}"))
     cost = step_cost(trainer, hold(trainer, task))
 
-    def ours() -> None:
-        trainer.keep_losses(None)  # as after a training line
-        trainer.update(task)
+    def updates(by: Trainer) -> Callable[[], None]:
+        def update() -> None:
+            by.keep_losses(None)  # as after a training line
+            by.update(task)
+
+        return update
 
     def rounds(step: Callable[[], object]) -> Callable[[], None]:
         def sixteen() -> None:
@@ -101,7 +110,8 @@ def measured(case: Case, device: str, threads: int, seconds: float) -> dict[str,
         return product_rate(built.device, config.precision), copy_rate(built.device, cost.compulsory)
 
     before = rates()
-    spent = fastest({"ours": rounds(ours), "eager": rounds(eager)}, seconds)
+    steps = {"ours": updates(ours), "uncompiled": updates(trainer), "eager": eager}
+    spent = fastest({name: rounds(step) for name, step in steps.items()}, seconds)
     product, copy = (max(pair) for pair in zip(before, rates(), strict=True))
     ms = {name: value / TOGETHER for name, value in spent.items()} | {"floor": cost.floor(product, copy) * 1e3}
     return {
@@ -116,6 +126,7 @@ def measured(case: Case, device: str, threads: int, seconds: float) -> dict[str,
         "measured FLOP/s": product,
         "measured bytes/s": copy,
         "eager / ours": ms["eager"] / ms["ours"],
+        "eager / uncompiled": ms["eager"] / ms["uncompiled"],
         "floor / ours": ms["floor"] / ms["ours"],
         "floor / eager": ms["floor"] / ms["eager"],
     }
@@ -126,9 +137,9 @@ def main() -> None:
     if torch.cuda.is_available():
         found += [measured(case, "cuda", 1, 8) for case in (*HEADLINES, *SMALL)]
     columns = ("case", "device", "threads", "parameters")
-    ratios = ("eager / ours", "floor / ours", "floor / eager")
+    ratios = ("eager / ours", "eager / uncompiled", "floor / ours", "floor / eager")
     rows = [(*(x[c] for c in columns), *x["ms"].values(), *(x[r] for r in ratios)) for x in found]
-    print_table((*columns, "ours ms", "eager ms", "floor ms", *ratios), rows)
+    print_table((*columns, "ours ms", "uncompiled ms", "eager ms", "floor ms", *ratios), rows)
     print(f"goals: {GOALS}")
     card = {"card": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
     store("floor", {**card, "load average at the end": os.getloadavg()[0], "goals": GOALS, "cases": found})

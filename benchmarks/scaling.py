@@ -1,4 +1,4 @@
-"""How a training step's time and memory grow with width, length, batch and layers.
+"""How a training step's time and memory grow with width, length, batch, layers, and the members of a stack.
 
     python benchmarks/scaling.py
 
@@ -28,7 +28,7 @@ NEAR_LINEAR = (0.85, 1.15)  # exponents at the large end
 
 @dataclass(frozen=True)
 class Configuration:
-    """One point of a curve: `size` along `axis`, and what to ask of `study`."""
+    """One point of a curve: `size` along `axis`, and what to ask of `study`; `members=n` makes a stack of n."""
 
     axis: str
     size: int
@@ -47,6 +47,7 @@ CURVES = [
     *along("examples", "task.examples", (8, 16, 32, 64, 128, 256), "training.batch=16"),
     *along("batch", "training.batch", (16, 64, 256, 1024, 4096)),
     *along("layers", "model.layers", (1, 2, 4, 8, 16), "training.batch=64"),
+    *along("members", "members", (1, 2, 4, 8, 16, 32, 64), "model.width=16", "training.batch=8"),
 ]
 
 STEEPER = {  # what the arithmetic says; a curve that is steep for no such reason is told as not explained
@@ -73,17 +74,29 @@ def point(study: str, *overrides: str) -> dict[str, float]:
     import torch
 
     from inlearn.lab import discovery
-    from inlearn.lab.build import build, build_trainer
+    from inlearn.lab.build import build, build_member, build_trainer
     from inlearn.lab.config import compose
     from inlearn.lab.roofline import least_seconds
+    from inlearn.training.stack import Stack
 
-    built = build(compose(discovery.study(study), overrides))
-    trainer, task, device = build_trainer(built), built.tasks[0], built.device
+    members = next((int(text.partition("=")[2]) for text in overrides if text.startswith("members=")), None)
+    words = [text for text in overrides if not text.startswith("members=")]
+    every = [build(compose(discovery.study(study), [*words, f"seed={seed}"])) for seed in range(members or 1)]
+    built, task, device = every[0], every[0].tasks[0], every[0].device
+    if members is None:
+        trainer = build_trainer(built)
+        parameters = trainer.count
+    else:
+        stack = Stack([build_member(one) for one in every], device, built.config.precision)
+        parameters = stack.flat.values.numel()
 
     def steps(count: int) -> None:
         for _ in range(count):
-            trainer.keep_losses(None)
-            trainer.update(task)
+            if members is None:
+                trainer.keep_losses(None)
+                trainer.update(task)
+            else:
+                stack.update()
 
     # What torch loads at the first product and the first backward pass belongs to no size.
     torch.nn.Linear(64, 64, device=device)(torch.ones(64, 64, device=device)).sum().backward()
@@ -93,7 +106,7 @@ def point(study: str, *overrides: str) -> dict[str, float]:
     together = min(max(int(SECONDS / 4 / once), 1), 16)
     ms = least_seconds(lambda: steps(together), device, SECONDS) * 1e3 / together
     memory = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else status("VmHWM")
-    return {"parameters": trainer.count, "ms": ms, "MiB": (memory - before) / 2**20}
+    return {"parameters": parameters, "ms": ms, "MiB": (memory - before) / 2**20}
 
 
 def reset_peak(device: Any) -> int:

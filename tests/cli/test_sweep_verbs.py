@@ -9,6 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from inlearn.sweeps.engine import Result
+from inlearn.sweeps.folder import store_plan
+from inlearn.sweeps.plan import Plan, with_overrides
+from inlearn.sweeps.planned import planned
+
 
 def inlearn(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "inlearn.cli.main", *words]
@@ -49,6 +54,15 @@ def test_logs_of_a_run(swept):
     assert "steps 0 to 60" in inlearn("logs", id, "--follow", cwd=swept).stdout
 
 
+def test_why_a_run_stands_still_is_not_who_held_it_once(tiny, tmp_path):
+    plan = with_overrides(Plan(study="regression", name="test"), [*tiny, "seed=range(2)"])
+    folder = store_plan(tmp_path, plan, planned(plan, tmp_path)[0])[0]
+    for run, state in zip(folder.runs, ("busy", "lost"), strict=True):
+        folder.note(Result(run.id, state, f"{state} then"), "local")
+    shown = inlearn("status", "test", "--runs", str(tmp_path), cwd=tmp_path).stdout
+    assert "lost then" in shown and "busy then" not in shown
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -58,6 +72,9 @@ def test_logs_of_a_run(swept):
         (["sweep", "regression", "seed=1,2", "engine=slrm"], "did you mean 'slurm'"),
         (["sweep", "regression", "seed=1,2", "engine.wrkers=2"], "did you mean 'engine.workers'"),
         (["sweep", "regression", "seed=1,2", "engine.workers=0"], "engine.workers = 0: expected"),
+        (["sweep", "regression", "seed=1,2", "engine=stacked"], "expected engine.stack=auto, or how many"),
+        (["sweep", "regression", "seed=1,2", "engine.stack=1"], "expected auto, none, or a whole number from 2 on"),
+        (["sweep", "regression", "seed=1,2", "device=cuda:7"], "device = cuda:7: no such device here"),
         (["sweep", "regression", "seed=1,2", "--name", "../x"], "plan name = ../x"),
         (["sweep", "regression", "seed=1,2", "name=both"], "would name several runs"),
         (["sweep", "missing.yaml"], "no such file"),

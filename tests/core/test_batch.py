@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -41,6 +43,13 @@ def test_fixed_columns_are_the_positions_that_the_weights_say(start, stop, strid
         assert torch.equal(fixed.at_scored(values), looked.at_scored(values))
     assert torch.equal(fixed.scored_rows, looked.scored_rows)
     assert fixed.part(1, 3).columns == columns and fixed.to("cpu").columns == columns
+
+
+@pytest.mark.parametrize("columns", [slice(None, STEPS), slice(0, None), slice(-STEPS, STEPS), slice(0, STEPS + 1)])
+def test_columns_without_a_plain_beginning_and_end_are_refused(columns):
+    same = batch(columns=slice(0, STEPS))
+    with pytest.raises(ValueError, match="fixed columns"):
+        replace(same, columns=columns).check(Interface(Vectors(3), Vectors(1), STEPS))
 
 
 @pytest.mark.parametrize("columns", [slice(0, 7, 2), slice(1, 6), slice(2, 3)])

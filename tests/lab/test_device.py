@@ -57,7 +57,7 @@ def test_how_updates_are_started_is_recorded_and_said(form: str, tiny: list[str]
     run = start("regression", [*tiny, "device=cpu", f"engine={form}"], tmp_path, quiet)
     assert [(s["step"], s["matmul"]) for s in run.folder.segments] == [("eager", "float32")]
     log = (run.path / "run.log").read_text()
-    assert log.count("updates: eager (60 steps do not repay compiling; 20,000 would)") == 1
+    assert log.count("updates: eager (training.steps = 60: less than 20,000 do not repay compiling)") == 1
 
 
 def test_a_run_from_before_these_were_recorded_goes_on_without_a_warning(tiny: list[str], tmp_path: Path) -> None:
@@ -67,8 +67,13 @@ def test_a_run_from_before_these_were_recorded_goes_on_without_a_warning(tiny: l
     for segment in document["segments"] if isinstance(document, dict) else document:
         del segment["step"], segment["matmul"]
     path.write_text(json.dumps(document))
-    resume(run.folder.id, ["training.until=none"], tmp_path, quiet)
+    resume(run.folder.id, ["training.until=40"], tmp_path, quiet)
     assert "resumed elsewhere" not in (run.path / "run.log").read_text()
+    document = json.loads(path.read_text())
+    del document[-1]["mkl_cbwr"]  # before it was set, products had other last bits
+    path.write_text(json.dumps(document))
+    resume(run.folder.id, ["training.until=none"], tmp_path, quiet)
+    assert "mkl_cbwr: None before" in (run.path / "run.log").read_text()
 
 
 def test_products_are_computed_in_float32_whatever_the_process_did_before(tiny: list[str], tmp_path: Path) -> None:

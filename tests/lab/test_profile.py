@@ -263,7 +263,7 @@ def test_numbers_have_prefixes():
         (["regression", "training.until=20000"], "lies beyond training.steps = 10000"),
         (["regression", "execution.parallel=fsdp"], "needs several processes"),
         (["regression", "execution.engine=stacked"], "execution.engine = stacked"),
-        (["regression", "execution.step=graphs"], "execution.step = graphs: a graph has no parts to time"),
+        (["regression", "execution.step=graphs"], "execution.step = graphs: such a step has no parts to time"),
         (["regression", "model.positions=none", "model.tied=true"], "model.tied = true"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -324,6 +325,23 @@ def test_what_cannot_be_one_stack_is_refused_before_anything_is_made(asked, tmp_
     with pytest.raises(UserError, match=said):
         start_together("regression", [asked(one), asked(other)], tmp_path, quiet)
     assert not list(tmp_path.iterdir())
+
+
+def test_many_members_open_as_many_files_as_the_machine_allows(asked, tmp_path, monkeypatch):
+    many = [asked({"seed": str(seed), "training.until": "1"}) for seed in range(12)]
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (200, 200))
+    with pytest.raises(UserError, match=r"12 runs in one stack need 224 open files.* at most 9 \(engine.stack=9\)"):
+        start_together("regression", many, tmp_path, quiet)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    own = len(os.listdir("/proc/self/fd"))
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (own + 20, before[1]))
+        ends = start_together("regression", many, tmp_path, quiet)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert [end.state for end in ends] == ["finished"] * 12
 
 
 def test_several_processes_are_refused(asked, tmp_path, monkeypatch):

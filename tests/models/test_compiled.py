@@ -86,6 +86,20 @@ def test_a_compiled_member_has_the_same_bits_in_any_company(one_thread) -> None:
         assert torch.equal(trained(company)[company.index(0)], alone)
 
 
+@pytest.mark.slow
+def test_a_process_compiles_as_many_as_it_meets(one_thread, monkeypatch) -> None:
+    monkeypatch.setattr("torch._dynamo.config.recompile_limit", 1)  # of one function; a sweep's worker meets many
+    for width in (2, 3):
+        model = torch.nn.Linear(width, 1)
+        flat = FlatParameters(model)
+
+        def losses(parameters: dict[str, Tensor], inputs: Tensor, model: torch.nn.Module = model) -> Tensor:
+            return torch.func.functional_call(model, parameters, (inputs,)).sum()
+
+        CompiledGradients(flat, losses)(torch.ones(4, width))
+        assert flat.gradients.eq(4).all()
+
+
 def test_what_cannot_be_compiled_is_one_line(one_thread) -> None:
     flat = FlatParameters(model_of([0]))
 

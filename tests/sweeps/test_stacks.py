@@ -233,6 +233,15 @@ def test_what_is_asked_of_a_stack_is_checked_member_by_member(tiny, tmp_path):
     assert [result.state for result in work(Job(tuple(group[:1]), "no-such-study", str(tmp_path)))] == ["refused"]
 
 
+def test_names_put_no_runs_into_groups_of_their_own(tiny, tmp_path):
+    words = [*tiny, "task.count=1,4", "seed=range(2)", "name=m{task.count}_s{seed}", 'tags=["m{task.count}"]']
+    plan = store(tmp_path, words)
+    carry_out(plan, LocalConfig(workers=1), quiet)
+    many = inlearn.open_runs("test", tmp_path)
+    assert many.axes == ["task.count", "seed"]
+    assert (many.summarise(measures=("loss",)).groups["n"] == 2).all()
+
+
 def test_runs_of_different_shapes_are_refused_before_anything_is_made(words_of_two_widths, tmp_path):
     command = [sys.executable, "-m", "inlearn.cli.main", "sweep", "regression", *words_of_two_widths]
     command += ["engine.stack=2", "--name", "two", "--runs", str(tmp_path)]

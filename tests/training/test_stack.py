@@ -140,6 +140,20 @@ def test_a_finite_set_of_sequences_stacks_beside_an_endless_one():
         assert_same(standing(member), standing(alone))
 
 
+@pytest.mark.parametrize(
+    ("finite", "draw", "times"),
+    [(4, "permutation", 4), (1, "normal", 3 * 8 + 3 * 3)],  # tasks, inputs and noise, each once a step or a block
+)
+def test_each_member_keeps_what_it_drew_for_many_steps(monkeypatch, finite, draw, times):
+    """Drawn again for every member at every step, an epoch's order or a block of steps costs more than the step."""
+    wanted = [{"seed": e} | ({"task.sequences": 999} if e < finite else {}) for e in range(4)]
+    company = [build_member(build(config(own))) for own in wanted]
+    made, own = [], getattr(draws, draw)
+    monkeypatch.setattr(draws, draw, lambda *some, **more: made.append(1) or own(*some, **more))
+    train(company, 8)
+    assert len(made) == times
+
+
 @pytest.mark.parametrize("more", [{}, {"model.dropout": 0.2, "model.kv_heads": 1, "model.positions": "rotary"}])
 def test_branches_stack(more, lookup):
     """Rows that share a prefix, drawn by a user's own task, which knows nothing of stacks."""

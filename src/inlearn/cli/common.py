@@ -57,7 +57,13 @@ RunName = Annotated[
     str, typer.Argument(metavar="RUN", help="A run's name, id, or folder.", autocompletion=complete_runs)
 ]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", autocompletion=complete_overrides, show_default=False)
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...",
+        help="Keys of the configuration: preset=demo model.width=64 seed=1.",
+        autocompletion=complete_overrides,
+        show_default=False,
+    ),
 ]
 Root = Annotated[
     Path,

@@ -73,7 +73,9 @@ def _table(folder: PlanFolder, found: list[Standing], every_run: bool) -> tuple[
         shown = [s for s in found if s.state not in ("finished", "planned")]
     rows = []
     for s in shown:
-        why = s.reason or (results.get(s.run.id, {}).get("reason", "") if not s.done and s.state != "running" else "")
+        last = results.get(s.run.id, {})  # that another process held it then says nothing of why it stands still now
+        told = not s.done and s.state != "running" and last.get("state") != "busy"
+        why = s.reason or (last.get("reason", "") if told else "")
         rows.append((s.run.id, *(s.run.axes.get(key) for key in axes), s.state, f"{s.step:,}/{s.run.last:,}", why))
     return ["run", *axes, "state", "step", "why"], rows
 

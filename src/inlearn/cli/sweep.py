@@ -95,7 +95,7 @@ def _print_dry(plan: Plan, engine: EngineConfig, runs: Root, retry_failed: bool)
     timed = f"{cost.timed} of {cost.shapes} shapes timed" if cost.timed < cost.shapes else "timed"
     apart = ", one by one" if any(len(group) > 1 for group in choice.groups) else ""
     about = f"about {duration(cost.seconds)} for one worker of this machine{apart}"
-    say(f"{len(left):,} runs to do, {about} ({timed} just now)")
+    say(f"{len(left):,} run{'s' * (len(left) > 1)} to do, {about} ({timed} just now)")
 
 
 def duration(seconds: float) -> str:

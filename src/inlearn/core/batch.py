@@ -162,12 +162,21 @@ class Batch:
             raise ValueError(f"rows reach {before + steps} positions; the interface says {interface.length}")
         if self.prefix is not None and rows % self.prefix.shape[0]:
             raise ValueError(f"{rows} rows cannot share {self.prefix.shape[0]} prefixes evenly")
-        if (self.weights < 0).any() or not (asked := self.weights > 0).any():
+        if (self.weights < 0).any() or not (self.weights > 0).any():
             raise ValueError("weights must be non-negative with at least one scored position")
-        if self.columns is not None and (
-            not asked[:, self.columns].all() or int(asked.sum()) != self.scored.numel() or self.columns.start is None
-        ):
-            raise ValueError(f"weights do not agree with the fixed columns {self.columns}")
+        self.check_columns()
         for name, mark in self.marks.items():
             if mark.dtype != torch.int64 or tuple(mark.shape) not in ((rows,), (rows, steps)):
                 raise ValueError(f"mark '{name}' must be int64 of shape (N,) or (N, T)")
+
+    def check_columns(self) -> None:
+        """Raise `ValueError` where fixed `columns` are not those that are scored: nobody else would see it."""
+        if self.columns is None:
+            return
+        asked = self.weights > 0
+        if (
+            not asked[:, self.columns].all()
+            or int(asked.sum()) != self.scored.numel()
+            or (self.columns.start, self.columns.stop) != self.columns.indices(asked.shape[1])[:2]
+        ):
+            raise ValueError(f"weights do not agree with the fixed columns {self.columns}")

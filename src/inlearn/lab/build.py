@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from inlearn.core import device as devices
+from inlearn.core.batch import Batch
 from inlearn.core.configuration import merge, resolve
 from inlearn.core.contract import Study, Task
 from inlearn.core.draws import Address
@@ -61,8 +62,19 @@ def build(config: RunBase, ranks: Ranks = ALONE) -> Built:
     for rows in together:
         _check_parts(config, rows, ranks)
     built = Built(config, study, tasks, together, device, parallel, ranks)
+    for batch in _first_rows(built):
+        try:
+            batch.check_columns()
+        except ValueError as error:
+            raise UserError(f"study {config.study.kind}, task 'train': {error}") from None
     _check_step(built)
     return built
+
+
+def _first_rows(built: Built) -> Iterator[Batch]:
+    """A few rows of each phase's training batches."""
+    at = Address(built.config.seeds.following(built.config.seed), "data", 0)
+    return (task.sample(at, rows) for task, rows in zip(built.tasks, built.together, strict=True))
 
 
 def _parallel(config: RunBase, ranks: Ranks) -> Parallel:
@@ -108,15 +120,16 @@ def _check_step(built: Built) -> None:
 
 def why_not_compiled(built: Built) -> str | None:
     """What of a run or machine keeps its updates from being compiled, or None."""
-    config, task = built.config, built.tasks[0]
+    config = built.config
     if built.device.type != "cpu":
         return f"on {built.device} CUDA graphs are for it"
     if built.ranks.world > 1:
         return f"there are {built.ranks.world} processes"
     if config.training.accumulate > 1:
         return f"training.accumulate = {config.training.accumulate}"
-    drawn = task.sample(Address(config.seeds.following(config.seed), "data", 0), built.together[0])
-    return compiled.why_not(drawn, getattr(config.model, "dropout", 0.0) > 0, config.precision)
+    drops_out = getattr(config.model, "dropout", 0.0) > 0
+    reasons = (compiled.why_not(batch, drops_out, config.precision) for batch in _first_rows(built))
+    return next((reason for reason in reasons if reason), None)
 
 
 def _check_parts(config: RunBase, together: int, ranks: Ranks) -> None:

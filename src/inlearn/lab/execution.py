@@ -41,6 +41,7 @@ def segment(built: Built, from_step: int, members: int | None, step: str) -> dic
         "members": members or 1,
         "step": step,
         "matmul": built.config.execution.matmul,
+        "mkl_cbwr": os.environ.get("MKL_CBWR"),
         "device": str(device),
         "device_name": devices.describe(device),
         "threads": built.config.execution.threads,
@@ -56,7 +57,9 @@ def segment(built: Built, from_step: int, members: int | None, step: str) -> dic
     }
 
 
-BITS_DEPEND_ON = ("form", "step", "matmul", "device", "device_name", "threads", "processes", "parallel", "torch")
+BITS_DEPEND_ON = (
+    *("form", "step", "matmul", "mkl_cbwr", "device", "device_name", "threads", "processes", "parallel", "torch"),
+)
 
 
 def form_of(folder: RunFolder, asked: str) -> str:
@@ -78,13 +81,15 @@ def launch_of(folder: RunFolder, built: Built, stacked: bool) -> tuple[str, str]
         return "eager", "CUDA graphs and compiling need one process on cuda or cpu"
     if here == "cuda":
         return "graphs", "a small model leaves a GPU waiting for the host"
-    ahead = f"{built.config.training.last:,} steps"
-    if built.config.training.last < compiled.STEPS:
-        return "eager", f"{ahead} do not repay compiling; {compiled.STEPS:,} would"
+    # The horizon, not how far this invocation goes: a run that is extended has the bits of one that never stopped.
+    horizon = built.config.training.steps
+    ahead = f"training.steps = {horizon:,}"
+    if horizon < compiled.STEPS:
+        return "eager", f"{ahead}: less than {compiled.STEPS:,} do not repay compiling"
     if stacked and built.config.training.stop:
         return "eager", "a stack is compiled again whenever a member leaves, as training.stop lets them"
     why = why_not_compiled(built)
-    return ("eager", f"not compiled: {why}") if why else ("compiled", f"{ahead} repay some 20 s of compiling")
+    return ("eager", f"not compiled: {why}") if why else ("compiled", f"{ahead} repays some 20 s of compiling")
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -17,7 +17,7 @@ from inlearn.models.forward import outputs_at_scored
 from inlearn.training.config import SGD
 
 ROWS = 8  # of the batch on which activations are counted; they grow in proportion to the rows
-TRANSIENT = 2  # gradients of activations, the batch itself and an operator's own space take about as much again
+TRANSIENT = 3  # with gradients of activations, batches drawn ahead, what operators and evaluation take (measured)
 
 
 @dataclass(frozen=True)

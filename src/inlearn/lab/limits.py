@@ -53,26 +53,33 @@ def limits(
     return {name: spent / whole for name, spent in {"data": data_ms, **found}.items()}
 
 
-def verdict(shares: Mapping[str, float], operators: list[Operator], product_rate: float, device: torch.device) -> str:
-    """One sentence: the largest share of the step, and what would make it smaller."""
+def verdict(
+    shares: Mapping[str, float],
+    operators: list[Operator],
+    product_rate: float,
+    device: torch.device,
+    stacks: bool = True,
+) -> str:
+    """One sentence: the largest share of the step, and what would make it smaller; `stacks`: whether one would."""
     name = max(shares, key=lambda cause: shares[cause])
     products = [o for o in operators if o.flop]
     took = sum(o.ms for o in products)
     near = sum(o.flop for o in products) / (took / 1e3) / product_rate if took else 0.0
-    graphs = "CUDA graphs, " if device.type == "cuda" else ""
+    fused = "CUDA graphs, " if device.type == "cuda" else "execution.step=compiled, "
+    stack = ", or a stack of runs (inlearn sweep)" if stacks else ""
     what, help_ = {
         "data": ("making batches", "drawing several steps at once, or on the device where the model is"),
         "products": (
             f"matrix products, which run at {near:.0%} of the measured rate",
             "fewer of them (scored positions, a shorter row), a lower precision, more cores"
             if near >= NEAR
-            else "larger ones (batch, width), or a stack of runs (inlearn sweep)",
+            else f"larger ones (batch, width){stack}",
         ),
-        "memory": ("operators that only move numbers", "fusing them, fewer copies, a lower precision"),
-        "launches": ("starting operators", f"{graphs}a larger batch, or a stack of runs (inlearn sweep)"),
+        "memory": ("operators that only move numbers", f"fusing them ({fused[:-2]}), fewer copies, a lower precision"),
+        "launches": ("starting operators", f"{fused}a larger batch{stack}"),
         "python": (
             "what is between the operators (Python, autograd)",
-            "a larger batch, or a stack of runs (inlearn sweep)",
+            f"{fused}a larger batch{stack}",
         ),
     }[name]
     return f"The next limit is {what}: {shares[name]:.0%} of the step; what would help: {help_}."

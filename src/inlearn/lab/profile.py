@@ -19,6 +19,7 @@ from inlearn.lab.described import blamed_on
 from inlearn.lab.limits import Operator, limits, verdict
 from inlearn.lab.request import request
 from inlearn.lab.roofline import StepCost, copy_rate, hold, launch_cost, product_rate, step_cost
+from inlearn.lab.signature import STACKS_PAY
 from inlearn.lab.start import carry_over
 from inlearn.lab.trackers.choice import check_trackers
 from inlearn.training.stopwatch import HeldTask, Stopwatch, TimedTask, watched
@@ -83,8 +84,8 @@ def profile(study: str, overrides: Sequence[str], root: Path, steps: int | None 
             raise UserError("inlearn profile looks at one process; start it without torchrun")
         if config.execution.engine == "stacked":
             raise UserError("execution.engine = stacked: a step is profiled alone; expected auto or solo")
-        if config.execution.step == "graphs":
-            raise UserError("execution.step = graphs: a graph has no parts to time; expected auto or eager")
+        if (step := config.execution.step) not in ("auto", "eager"):
+            raise UserError(f"execution.step = {step}: such a step has no parts to time; expected auto or eager")
         built = build(config)
         if built.device.type not in ("cpu", "cuda"):
             raise UserError(f"device = {config.execution.device}: inlearn profile measures cpu and cuda alone")
@@ -106,6 +107,7 @@ def examine(trainer: Trainer, task: Task, study: str, precision: str, steps: int
     inside = ms - parts["data"]
     profiled_ms, operators = _profiled(trainer, held, cost, inside)
     rate, launch = product_rate(device, precision), launch_cost(device)
+    stacks = device.type != "cpu" or trainer.count * held.batch.weights.numel() < STACKS_PAY
     shares = limits(inside, parts["data"], operators, profiled_ms, cost, launch * 1e3, device)
     return Profile(
         study=study,
@@ -132,7 +134,7 @@ def examine(trainer: Trainer, task: Task, study: str, precision: str, steps: int
         launch_us=launch * 1e6,
         floor_ms=cost.floor(rate, copy_rate(device, cost.compulsory)) * 1e3,
         limits=shares,
-        verdict=verdict(shares, operators, rate, device),
+        verdict=verdict(shares, operators, rate, device, stacks),
     )
 
 

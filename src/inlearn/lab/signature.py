@@ -13,6 +13,10 @@ from inlearn.core.errors import UserError
 from inlearn.lab.config import RunBase
 from inlearn.runs.folder import differences
 
+STACKS_PAY = 5e7
+"""Parameters × tokens of a step below which a CPU gains by a stack: above, a model keeps a core busy by itself
+(benchmarks/results/stacks.json)."""
+
 MEMBERS_OWN = (
     *("seed", "seeds", "start", "name", "tags", "track", "record", "preset"),
     *("training.rate", "training.schedule", "training.clip", "training.stop", "training.until"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import resource
 import sys
 import traceback
 from collections import defaultdict
@@ -67,6 +68,7 @@ def start_together(study: str, wanted: Sequence[Sequence[str]], root: Path, say:
         except (UserError, EnvironmentFault) as error:
             ends[index] = ended_by("", error)
     _check_alike(list(asked.values()))
+    _make_room_for_files(len(asked))
     with contextlib.ExitStack() as everything, interrupts():
         seats: dict[Sitting, tuple[int, contextlib.ExitStack]] = {}
         for index, one in asked.items():
@@ -113,6 +115,25 @@ def _check_alike(asked: Sequence[Request]) -> None:
         raise UserError("a run is asked for twice in one stack; expected each once")
 
 
+FILES = 8  # that a member may hold open: lease, log, metrics, trajectory, and those of trackers and uploads
+OWN_FILES = 128  # of the process itself, torch's libraries among them
+
+
+def _make_room_for_files(members: int) -> None:
+    """Take more open files where the machine allows them. Raises `UserError` where it does not allow enough."""
+    needed = FILES * members + OWN_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        fit = max(1, (hard - OWN_FILES) // FILES)
+        raise UserError(
+            f"{members:,} runs in one stack need {needed:,} open files, and this machine allows {hard:,} "
+            f"(ulimit -Hn); expected at most {fit:,} (engine.stack={fit})"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
 def _seat(asked: Request, root: Path, say: Say, members: int, held: contextlib.ExitStack) -> Sitting:
     """A run as a member, its folder made and held; what is held is let go with `held`."""
     check_trackers(asked.config.track)
@@ -143,8 +164,8 @@ def carry_out_together(sittings: Sequence[Sitting], end: End) -> None:
     """Train the runs of these sittings, whose learners are `Member`s, as one stack, each to where it is to go.
 
     Only those whose updates are made in one way go together; and with phases, whose batches may differ in shape, only
-    those that stand at one step. What goes wrong
-    with an update is raised, after all that were still going have left; of a device that fails each is told for itself.
+    those that stand at one step. What goes wrong with an update is raised, after all that were still going have left;
+    of a device that fails each is told for itself.
     """
     companies: dict[tuple[str, int], list[Sitting]] = defaultdict(list)
     for sitting in sittings:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from types import FunctionType
 
 import torch
 from torch import Tensor
@@ -48,8 +49,11 @@ class CompiledGradients:
             gradients.add_(gradient)
             return each
 
+        # With code of its own: dynamo keeps what it compiled by code, and refuses the ninth of one, as another model or
+        # a stack of another size would be.
+        own = FunctionType(both.__code__.replace(), both.__globals__, both.__name__, None, both.__closure__)
         options = {"cpp_wrapper": flat.values.device.type == "cpu"}  # no Python between kernels
-        self._both = torch.compile(both, fullgraph=True, dynamic=False, options=options)
+        self._both = torch.compile(own, fullgraph=True, dynamic=False, options=options)
         self._ready = False
 
     def __call__(self, *tensors: Tensor) -> Tensor:

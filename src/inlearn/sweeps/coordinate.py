@@ -181,10 +181,11 @@ class Progress:
             self.bar.update(self.task, completed=done + bad, bad=f"{bad} failed" if bad else "")
             return
         now = time.monotonic()
-        if last and (now - self.spoke > 10.0 or done + bad == self.total):
-            left = (now - self.began) / max(1, done + bad) * (self.total - done - bad)
+        if last and done + bad and (now - self.spoke > 10.0 or done + bad == self.total):
+            ended = done + bad
+            left = f", about {(now - self.began) / ended * (self.total - ended):.0f} s left"
             more = f", {bad} failed" if bad else ""
-            self.say(f"{done:,} of {self.total:,} runs finished{more}, about {left:.0f} s left")
+            self.say(f"{done:,} of {self.total:,} runs finished{more}{left if ended < self.total else ''}")
             self.spoke = now
 
     def close(self) -> None:

@@ -29,9 +29,14 @@ TAKEN = {part.split()[0].strip('"') for columns in TABLES.values() for part in c
     *("difference", "std", "low", "high", "p", "not_finite", "first", "second")
 }
 
+LABELS = {"name", "tags"}  # what a plan may write for each run, and no two runs differ by
+
 
 class Runs:
-    """The runs of a plan, or all below a root. `axes` are the keys in which they differ, as columns are named."""
+    """The runs of a plan, or all below a root.
+
+    `axes` are the keys in which they differ, as columns are named; names and tags tell runs apart but are no such keys.
+    """
 
     def __init__(self, root: Path, runs: Sequence[PlannedRun], name: str) -> None:
         self.root, self.name = root, name
@@ -144,7 +149,8 @@ def open_runs(root: Path, plan: str | None = None) -> Runs:
 
 def _columns(axes: Mapping[str, Any]) -> dict[str, Any]:
     """Names that are free, and values that can be compared: a list is told as JSON."""
-    named = {f"study.{key}" if key in TAKEN - {"seed"} else key: value for key, value in axes.items()}
+    asked = {key: value for key, value in axes.items() if key not in LABELS}
+    named = {f"study.{key}" if key in TAKEN - {"seed"} else key: value for key, value in asked.items()}
     return {key: json.dumps(value) if isinstance(value, list | dict) else value for key, value in named.items()}
 
 

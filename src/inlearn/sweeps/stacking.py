@@ -1,7 +1,7 @@
 """Which runs of a sweep are trained together: one rule for each kind of device, and the line that says what was chosen.
 
-A stack pays where a model is too small to fill the machine: on a CPU below WORK, on a GPU as far as memory goes. Runs
-that have begun keep their form, alone or in a stack; a stack's members may be others than before.
+A stack pays where a model is too small to fill the machine: on a CPU below STACKS_PAY, on a GPU as far as memory
+goes. Runs that have begun keep their form, alone or in a stack; a stack's members may be others than before.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from inlearn.core.errors import UserError
 from inlearn.lab import discovery
 from inlearn.lab.config import RunBase, compose
-from inlearn.lab.signature import alone, first_difference, signature
+from inlearn.lab.signature import STACKS_PAY, alone, first_difference, signature
 from inlearn.sweeps.engines.config import EngineConfig, Places
 from inlearn.sweeps.engines.machine import free_memory
 from inlearn.sweeps.planned import PlannedRun
@@ -27,7 +27,6 @@ from inlearn.sweeps.standing import begun_alone, standings
 if TYPE_CHECKING:
     from inlearn.lab.footprint import Footprint
 
-WORK = 5e7  # parameters × tokens a step: a model above it keeps a core busy by itself (MEASURED)
 MOST, ENOUGH = 64, 2e8  # members of a stack and their work together: more gains nothing, then loses (MEASURED)
 MEASURED = "benchmarks/results/stacks.json"
 SHARE = 0.8  # of free memory: what members take is an estimate
@@ -48,6 +47,7 @@ class _Stacks:
     groups: list[list[PlannedRun]]
     why_not: str = ""
     footprint: Footprint | None = None
+    kind: str = ""  # of the device
 
 
 class Stacking:
@@ -133,21 +133,20 @@ class Stacking:
         fit = self._fit(sign)
         if asked != "auto":
             if fit is not None and min(asked, count) > fit:
-                raise UserError(
-                    f"engine.stack = {asked}: {_fitting(fit, cost, kind)}; engine.stack=auto splits them by itself"
-                )
-            return _Stacks(_cut(members, ceil(count / max(1, asked >> lost))), footprint=cost)
+                instead = "auto splits them by itself" if fit > 1 else "none trains them one by one"
+                raise UserError(f"engine.stack = {asked}: {_fitting(fit, cost, kind)}; engine.stack={instead}")
+            return _Stacks(_cut(members, ceil(count / max(1, asked >> lost))), "", cost, kind)
         if kind not in ("cpu", "cuda"):
             return _Stacks([], f"stacks were never tried on {kind}")
-        if kind == "cpu" and cost.work >= WORK:
-            return _Stacks([], f"{_work(cost)}, not below {_power(WORK)} ({MEASURED})")
+        if kind == "cpu" and cost.work >= STACKS_PAY:
+            return _Stacks([], f"{_work(cost)}, not below {_power(STACKS_PAY)} ({MEASURED})")
         enough = max(2, min(MOST, int(ENOUGH / cost.work))) if kind == "cpu" else count
         most = min(enough, count if fit is None else fit) >> lost
         if most < 2:
-            why = "their stack lost its worker again and again" if lost else _fitting(max(1, fit or 1), cost, kind)
+            why = "their stack lost its worker again and again" if lost else _fitting(fit or 0, cost, kind)
             return _Stacks([], why)
         places = self.places.count
-        return _Stacks(_cut(members, places * ceil(count / (places * most))), footprint=cost)
+        return _Stacks(_cut(members, places * ceil(count / (places * most))), "", cost, kind)
 
     def _fit(self, sign: str) -> int | None:
         """How many members the memory of one place holds; None where nobody knows."""
@@ -196,9 +195,9 @@ class Stacking:
             return f"engine.stack={self.config.stack}"
         largest = max((stacks.footprint for stacks in stacked), key=lambda cost: cost.work)
         most = "at most " if len(stacked) > 1 else ""
-        if self.places.device == "cuda":
+        if stacked[0].kind == "cuda":  # all runs of a plan ask for the same device
             return f"on a GPU as many as its memory holds; {most}{_work(largest)}"
-        return f"{most}{_work(largest)}, below {_power(WORK)} ({MEASURED})"
+        return f"{most}{_work(largest)}, below {_power(STACKS_PAY)} ({MEASURED})"
 
 
 def _cut(runs: Sequence[PlannedRun], parts: int) -> list[list[PlannedRun]]:
@@ -222,7 +221,7 @@ def _work(cost: Footprint) -> str:
 def _power(number: float) -> str:
     """1.0e6, 5e7."""
     mantissa, _, exponent = f"{number:.1e}".partition("e")
-    return f"{mantissa.removesuffix('.0') if number == WORK else mantissa}e{int(exponent)}"
+    return f"{mantissa.removesuffix('.0') if number == STACKS_PAY else mantissa}e{int(exponent)}"
 
 
 def _runs(count: int) -> str:

@@ -34,6 +34,9 @@ def asked_for(words: str, overrides: Sequence[str] = (), name: str | None = None
     ours = [text for text in overrides if split_override(text)[0].partition(".")[0] == "engine"]
     for text in sorted(ours, key=lambda text: "." in text.partition("=")[0]):  # the choice before its keys
         key, value = split_override(text)
+        if (key, value) in {("engine", "solo"), ("engine", "stacked")}:  # what a single run may be asked
+            stack = "none" if value == "solo" else "auto, or how many together, engine.stack=8"
+            raise UserError(f"engine = {value}: a sweep's engine is local, slurm or ray; expected engine.stack={stack}")
         assign(Invocation, engine, key, "local" if (key, value) == ("engine", "auto") else value)
     if words.endswith((".yaml", ".yml")):
         plan = read_plan(Path(words))
@@ -111,6 +114,10 @@ def _carry_out(
         if not folder.begun:  # the engine refused: the name is free again
             shutil.rmtree(folder.path)
         raise
+    refused = summary.of("refused")
+    if refused and len(refused) == len(summary.results) and not folder.begun:  # nothing was made: the same here
+        shutil.rmtree(folder.path)
+        raise UserError(f"{refused[0].reason} (so of {len(refused):,} of {len(folder.runs):,} runs; none began)")
     summary.results |= _send(root, [s.run.id for s in standings(root, folder.runs) if s.done], say)
     outcome = Outcome(folder, summary, changed)
     say(f"plan {folder.name}: {count(outcome.standings)}")

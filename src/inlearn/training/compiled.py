@@ -15,7 +15,7 @@ from inlearn.core.spaces import Space
 from inlearn.models.compiled import CompiledGradients, Losses, NotCompiled
 from inlearn.models.flat import FlatParameters
 
-STEPS = 20_000  # updates ahead that repay 20 s of compiling, for models of every size (benchmarks/results/compile.json)
+STEPS = 20_000  # updates that repay 20 s of compiling, for models of every size (benchmarks/results/compile.json)
 
 
 def why_not(batch: Batch, drops_out: bool, precision: str) -> str | None:
@@ -27,7 +27,7 @@ def why_not(batch: Batch, drops_out: bool, precision: str) -> str | None:
     if batch.prefix is not None:
         return "rows share a prefix"
     if drops_out:
-        return "it drops out"
+        return "model.dropout is above 0"
     if precision == "bfloat16":
         return "precision = bfloat16"
     return None

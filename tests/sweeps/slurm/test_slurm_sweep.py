@@ -210,7 +210,7 @@ def test_a_preempted_run_comes_back_with_the_study_as_it_was_submitted(node, inl
 @pytest.mark.slow
 def test_a_run_longer_than_its_time_limit_is_saved_requeued_and_resumed(node, inlearn, words, tmp_path):
     steps = "training.steps=60000"  # over a minute: Slurm looks at time limits twice a minute
-    plan = ["sweep", "regression", *words, steps, "--name", "long", "--runs", str(tmp_path)]
+    plan = ["sweep", "regression", *words, steps, "execution.step=eager", "--name", "long", "--runs", str(tmp_path)]
     finish(
         inlearn(*plan, "engine=slurm", "engine.memory=400M", "engine.time=2", "engine.signal_seconds=60"), seconds=500
     )

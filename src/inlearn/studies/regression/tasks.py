@@ -7,9 +7,9 @@ steps at once, with S in front of every shape.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Literal, Protocol
 
 import torch
@@ -135,9 +135,15 @@ class Dataset(Source):
         while place < start + rows:
             epoch, offset = divmod(place, self.size)
             take = min(self.size - offset, start + rows - place)
-            parts.append(_order(replace(at, step=epoch), self.size)[offset : offset + take])
+            parts.append(self._order(replace(at, step=epoch).key("order").item())[offset : offset + take])
             place += take
         return torch.cat(parts)
+
+    @cached_property
+    def _order(self) -> Callable[[int], Tensor]:
+        """An epoch's order by its key. The last two are kept: sorting 2^20 keys takes longer than a training step, and
+        an epoch has thousands of steps. By each set its own, since a stack goes through one a member."""
+        return lru_cache(maxsize=2)(lambda key: draws.permutation(torch.tensor(key), self.size))
 
     def unlabelled(self, at: Address, rows: int, first: int = 0) -> tuple[Tensor, Tensor, Tensor]:
         device = at.step.device if isinstance(at.step, Tensor) else "cpu"
@@ -147,15 +153,6 @@ class Dataset(Source):
         xs = draws.normal(draws.each(here.key("inputs", device=device), index), 1, (self.examples, self.dimension))
         noise = self._noise(draws.each(here.beside("noise").key("labels", device=device), index), 1)
         return w.squeeze(-2), xs.squeeze(-3), noise.squeeze(-2)
-
-
-def _order(epoch: Address, size: int) -> Tensor:
-    return _order_of_key(epoch.key("order").item(), size)
-
-
-@lru_cache(maxsize=2)  # sorting 2^20 keys takes longer than a training step, and an epoch has thousands of steps
-def _order_of_key(key: int, size: int) -> Tensor:
-    return draws.permutation(torch.tensor(key), size)
 
 
 def labelled(w: Tensor, xs: Tensor, noise: Tensor) -> Sequences:
@@ -192,7 +189,20 @@ class Regression:
         if isinstance(self.source, Dataset) or not isinstance(at.step, int) or at.stream != "data" or numbers > 1 << 16:
             return batch_of(self.source.sequences(at, rows, first))
         block, place = divmod(at.step, BLOCK)
-        return _step_of(_block(self.source, at.seeds, block, rows, first), place)
+        return _step_of(self._block(at.seeds, block, rows, first), place)
+
+    @cached_property
+    def _block(self) -> Callable[[StreamSeeds, int, int, int], Batch]:
+        """The batches of BLOCK consecutive steps, in front of every shape; each is what it is when drawn alone.
+
+        Every task keeps its own, since a stack may go through one a member."""
+
+        @lru_cache(maxsize=2)
+        def drawn(seeds: StreamSeeds, block: int, rows: int, first: int) -> Batch:
+            steps = torch.arange(block * BLOCK, (block + 1) * BLOCK)
+            return batch_of(self.source.sequences(Address(seeds, "data", steps), rows, first))
+
+        return drawn
 
     @classmethod
     def combined(cls, tasks: Sequence[Regression]) -> Task | None:
@@ -203,13 +213,6 @@ class Regression:
 
 
 BLOCK = 16  # training steps drawn together: 0.2 ms a step instead of 0.55 at batch 256
-
-
-@lru_cache(maxsize=2)
-def _block(source: Source, seeds: StreamSeeds, block: int, rows: int, first: int) -> Batch:
-    """The batches of BLOCK consecutive training steps, in front of every shape; each is what it is when drawn alone."""
-    steps = torch.arange(block * BLOCK, (block + 1) * BLOCK)
-    return batch_of(source.sequences(Address(seeds, "data", steps), rows, first))
 
 
 def _step_of(batches: Batch, place: int) -> Batch:

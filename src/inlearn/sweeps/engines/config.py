@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, field_validator
 
 from inlearn.core.configuration import Config
 from inlearn.sweeps.engine import Engine
@@ -33,7 +33,14 @@ class EngineConfig(Config):
 
     restarts: NonNegativeInt = 3
     stop_on_failure: bool = False
-    stack: Literal["auto", "none"] | Annotated[int, Field(ge=2)] = "auto"
+    stack: Literal["auto", "none"] | int = "auto"
+
+    @field_validator("stack", mode="before")
+    @classmethod
+    def _a_choice_or_a_number(cls, stack: Any) -> Any:
+        if stack not in ("auto", "none") and not (re.fullmatch(r"\d+", str(stack)) and int(stack) > 1):
+            raise ValueError(f"expected auto, none, or a whole number from 2 on, not {stack}")
+        return stack
 
     def places(self) -> Places:
         raise NotImplementedError
