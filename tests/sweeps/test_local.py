@@ -134,6 +134,7 @@ def test_a_killed_worker_loses_nothing(tiny, tmp_path):
     assert_same_results(plan, tmp_path / "alone")
 
 
+@pytest.mark.slow  # its twin, of single runs or of stacks, is not
 def test_an_interrupted_sweep_goes_on(tiny, tmp_path):
     words = [*longer(tiny), "seed=range(4)", "--name", "test", "engine.workers=2"]
     process, plan = under_way(tmp_path, words)

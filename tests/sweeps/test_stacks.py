@@ -130,6 +130,7 @@ def test_a_member_whose_loss_is_no_number_fails_alone(tiny, tmp_path):
     assert_same_results(plan, tmp_path / "alone")
 
 
+@pytest.mark.slow  # its twin, of single runs or of stacks, is not
 def test_a_killed_worker_loses_no_step_that_was_saved(tiny, tmp_path):
     words = [*longer(tiny), "seed=range(5)", "engine.workers=2"]
     process, plan = under_way(tmp_path / "runs", words)

@@ -142,7 +142,7 @@ def test_a_finite_set_of_sequences_stacks_beside_an_endless_one():
 
 @pytest.mark.parametrize(
     ("finite", "draw", "times"),
-    [(4, "permutation", 4), (1, "normal", 3 * 8 + 3 * 3)],  # tasks, inputs and noise, each once a step or a block
+    [(4, "permutation", 0), (1, "normal", 3 * 8 + 3 * 3)],  # orders when they were built; the rest a step or a block
 )
 def test_each_member_keeps_what_it_drew_for_many_steps(monkeypatch, finite, draw, times):
     """Drawn again for every member at every step, an epoch's order or a block of steps costs more than the step."""
