@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
-from device_cases import CASES, Drawn, stack_of, task_of, trainer_of
+from device_cases import (
+    CASES,
+    COLUMNS,
+    Drawn,
+    every_case,
+    run,
+    stack_of,
+    task_of,
+    trainer_of,
+    updates_of,
+    with_and_without_prefix,
+)
 from torch import Tensor, nn
 
 from inlearn.core.draws import Address, Addresses, integers, normal
@@ -14,29 +25,14 @@ from inlearn.lab.config import compose
 from inlearn.models import attention
 from inlearn.training.config import Record
 from inlearn.training.feeds import DeviceFeed, HostFeed
-from inlearn.training.graphs import WARM, Alone, DeviceUpdates, Together
+from inlearn.training.graphs import WARM, Alone, Together
 from inlearn.training.loop import Course
 from inlearn.training.stack import Stack
 from inlearn.training.together import train_together
 
 pytestmark = pytest.mark.gpu
 
-every_case = pytest.mark.parametrize("case", CASES)
-with_and_without_prefix = pytest.mark.parametrize("prefix", [False, True], ids=["rows", "branches"])
-COLUMNS = slice(0, 5, 2)
 NEAR = {"rtol": 2e-4, "atol": 2e-5}  # after 30 updates: rates are rounded to float32, sums of atomics have no order
-
-
-def updates_of(one: Alone | Together) -> tuple[DeviceUpdates, list[str]]:
-    heard: list[str] = []
-    return DeviceUpdates(one, heard.append, heard.append), heard
-
-
-def run(updates: DeviceUpdates, count: int) -> None:
-    end = updates.one.members[0].progress.step + count
-    while (step := updates.one.members[0].progress.step) < end:
-        updates.advance(end - step)
-    torch.cuda.synchronize()
 
 
 @every_case

@@ -11,11 +11,11 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sweep_processes import wait_until
 
 import inlearn
 from inlearn.core.errors import EnvironmentFault, UserError
@@ -64,14 +64,6 @@ def begin(root: Path, *words: str) -> subprocess.Popen:
     words = ("regression", *words, "engine.stack=none", "--runs", str(root))
     command = [sys.executable, "-m", "inlearn.cli.main", "sweep", *words]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-
-
-def wait_until(condition, process: subprocess.Popen | None = None, seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never came to that"
-        assert process is None or process.poll() is None, process.stderr.read()
-        time.sleep(0.02)
 
 
 def under_way(root: Path, words: list[str]) -> tuple[subprocess.Popen, PlanFolder]:

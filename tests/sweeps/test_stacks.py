@@ -11,10 +11,10 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
+from sweep_processes import wait_until
 
 import inlearn
 from inlearn.lab.session import start
@@ -64,14 +64,6 @@ def weights(step: int) -> str:
 def holder_pid(folder: Path) -> int | None:
     holder = lease_holder(folder) if folder.exists() else None
     return holder["pid"] if holder else None
-
-
-def wait_until(condition, process: subprocess.Popen | None = None, seconds: float = 60.0) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it never came to that"
-        assert process is None or process.poll() is None, process.stderr.read()
-        time.sleep(0.02)
 
 
 def assert_same_results(plan: PlanFolder, elsewhere: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import pytest
 import torch
 from torch import Tensor
 from transformer_cases import CASES
@@ -16,10 +17,14 @@ from inlearn.core.draws import Address, Addresses
 from inlearn.core.spaces import Interface, Tokens
 from inlearn.models.initialise import initialise
 from inlearn.training.config import Training
+from inlearn.training.graphs import Alone, DeviceUpdates, Together
 from inlearn.training.stack import Member, Stack
 from inlearn.training.trainer import Trainer
 
 ROWS, STEPS, BEFORE = 6, 5, 3
+COLUMNS = slice(0, 5, 2)
+every_case = pytest.mark.parametrize("case", CASES)
+with_and_without_prefix = pytest.mark.parametrize("prefix", [False, True], ids=["rows", "branches"])
 
 
 @dataclass(frozen=True)
@@ -95,3 +100,17 @@ def stack_of(case: str, count: int = 3, dropout: float = 0.1, device: str = "cpu
         for e in range(count)
     ]
     return Stack(members, torch.device(device), "float32")
+
+
+def updates_of(one: Alone | Together) -> tuple[DeviceUpdates, list[str]]:
+    """And what they say."""
+    heard: list[str] = []
+    return DeviceUpdates(one, heard.append, heard.append), heard
+
+
+def run(updates: DeviceUpdates, count: int) -> None:
+    end = updates.one.members[0].progress.step + count
+    while (step := updates.one.members[0].progress.step) < end:
+        updates.advance(end - step)
+    if updates.device.type == "cuda":
+        torch.cuda.synchronize()

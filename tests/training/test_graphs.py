@@ -9,7 +9,18 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
-from device_cases import CASES, Drawn, stack_of, task_of, trainer_of
+from device_cases import (
+    CASES,
+    COLUMNS,
+    Drawn,
+    every_case,
+    run,
+    stack_of,
+    task_of,
+    trainer_of,
+    updates_of,
+    with_and_without_prefix,
+)
 
 from inlearn.core.batch import Batch
 from inlearn.core.draws import Address
@@ -26,21 +37,7 @@ from inlearn.training.stack import Stack
 from inlearn.training.together import train_together
 from inlearn.training.watches import Read, Waits
 
-every_case = pytest.mark.parametrize("case", CASES)
-with_and_without_prefix = pytest.mark.parametrize("prefix", [False, True], ids=["rows", "branches"])
-COLUMNS = slice(0, 5, 2)
 META = torch.device("meta")
-
-
-def updates_of(one: Alone | Together) -> tuple[DeviceUpdates, list[str]]:
-    heard: list[str] = []
-    return DeviceUpdates(one, heard.append, heard.append), heard
-
-
-def run(updates: DeviceUpdates, count: int) -> None:
-    end = updates.one.members[0].progress.step + count
-    while (step := updates.one.members[0].progress.step) < end:
-        updates.advance(end - step)
 
 
 # ---------------------------------------------------------------- the same numbers

@@ -11,7 +11,12 @@ class UserError(ValueError):
 
 
 class EnvironmentFault(RuntimeError):
-    """The machine refused: a full disk, a read-only folder, a damaged file. Exit status 1."""
+    """The machine refused: a full disk, a read-only folder, a damaged file. Exit status 1.
+
+    `state`: how it leaves a run that it befell.
+    """
+
+    state = "failed"
 
 
 def unknown(what: str, given: str, known: Iterable[str], prefix: str = "") -> UserError:

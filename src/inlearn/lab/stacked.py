@@ -5,11 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
-import sys
-import traceback
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from inlearn.core import device as devices
@@ -18,7 +15,8 @@ from inlearn.evaluation.evaluate import predictor
 from inlearn.lab import discovery
 from inlearn.lab.build import Built, build, build_member
 from inlearn.lab.described import blamed_on, study_document
-from inlearn.lab.device_faults import DeviceFault, device_fault
+from inlearn.lab.device_faults import device_fault
+from inlearn.lab.ended import Ended, ended_by
 from inlearn.lab.interrupts import interrupts
 from inlearn.lab.object_storage import kept_remotely
 from inlearn.lab.request import Request, request
@@ -29,7 +27,6 @@ from inlearn.lab.trackers.choice import check_trackers
 from inlearn.lab.updates import updates_of
 from inlearn.runs.checkpoints import CheckpointStore
 from inlearn.runs.folder import RunFolder
-from inlearn.runs.lease import Held
 from inlearn.training.graphs import Together
 from inlearn.training.loop import Course, Evaluate, Outcome
 from inlearn.training.stack import Member, Stack
@@ -38,16 +35,6 @@ from inlearn.training.together import train_together
 Say = Callable[[str], None]
 End = Callable[[Sitting, Outcome | Exception | None], None]
 """Told once of every sitting: how it ended, what went wrong with it, or None where nothing was left to do."""
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a run ended here: finished, interrupted or failed; `refused`: nothing was made, or what is there is another
-    run's; `busy`: another live process holds it. `id` is empty where the request itself was refused."""
-
-    id: str
-    state: str
-    reason: str = ""
 
 
 def start_together(study: str, wanted: Sequence[Sequence[str]], root: Path, say: Say = print) -> list[Ended]:
@@ -146,18 +133,6 @@ def _seat(asked: Request, root: Path, say: Say, members: int, held: contextlib.E
     described = study_document(built, asked.found)
     folder = RunFolder.create(root, asked.id, asked.document, described, asked.config.name, source)
     return held.enter_context(Sitting(folder, built, member, carried, say, members))
-
-
-def ended_by(id: str, error: Exception) -> Ended:
-    """What an exception says of a run. The traceback of an unforeseen one goes to stderr."""
-    if isinstance(error, Held):
-        return Ended(id, "busy", str(error))
-    if isinstance(error, UserError):
-        return Ended(id, "refused", str(error))
-    if isinstance(error, EnvironmentFault):
-        return Ended(id, error.state if isinstance(error, DeviceFault) else "failed", str(error))
-    traceback.print_exception(error, file=sys.stderr)
-    return Ended(id, "failed", f"{type(error).__name__}: {error}")
 
 
 def carry_out_together(sittings: Sequence[Sitting], end: End) -> None:

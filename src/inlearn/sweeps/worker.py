@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-import traceback
 from dataclasses import replace
 from pathlib import Path
 
 from inlearn.core.errors import EnvironmentFault, UserError
 from inlearn.lab.discovery import FoundStudy
-from inlearn.runs.lease import Held
+from inlearn.lab.ended import ended_by
 from inlearn.runs.remote_root import open_root, url_of
-from inlearn.sweeps.engine import Job, Result, State, Wanted
+from inlearn.sweeps.engine import Job, Result, Wanted
 from inlearn.sweeps.standing import begun_alone
 
 
@@ -24,21 +22,8 @@ def carry_out(job: Job) -> list[Result]:
     try:
         return _carry_out(job)
     except (Exception, KeyboardInterrupt) as error:
-        state, reason = _ended_by(error)
-        return [Result(id, state, reason) for id in job.ids]
-
-
-def _ended_by(error: BaseException) -> tuple[State, str]:
-    if isinstance(error, Held):
-        return "busy", str(error)
-    if isinstance(error, UserError):
-        return "refused", str(error)
-    if isinstance(error, EnvironmentFault):
-        return getattr(error, "state", "failed"), str(error)  # a device that is lost interrupts
-    if isinstance(error, KeyboardInterrupt):
-        return "interrupted", "broken off"
-    traceback.print_exception(error, file=sys.stderr)
-    return "failed", f"{type(error).__name__}: {error}"
+        ended = ended_by("", error)  # once: it tells the traceback
+        return [Result(id, ended.state, ended.reason) for id in job.ids]
 
 
 def _carry_out(job: Job) -> list[Result]:
@@ -54,7 +39,8 @@ def _carry_out(job: Job) -> list[Result]:
         try:
             _check(run, found, job.root)
         except (UserError, EnvironmentFault) as error:  # the others are not to blame
-            results[run.id] = Result(run.id, *_ended_by(error))
+            ended = ended_by(run.id, error)
+            results[run.id] = Result(run.id, ended.state, ended.reason)
     left = [run for run in job.runs if run.id not in results]
     apart = [run for run in left if begun_alone(root / run.id)]  # by somebody else, since the stack was chosen
     if together := [run for run in left if run not in apart]:
