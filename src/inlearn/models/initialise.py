@@ -83,10 +83,14 @@ def laws_of_leaves(
     """The laws of all leaves of `model` under one scheme (TransformerConfig.init says what each is).
 
     `residual` names the Linear leaves that write to the residual stream, which `gpt2` divides by sqrt(2 * layers).
-    Raises TypeError for a parameter that belongs to no leaf.
+    A module with parameters of its own that no leaf holds says their laws itself: `own_laws()`, by parameter.
+    Raises TypeError for a parameter that has no law.
     """
     laws: dict[str, Law] = {}
     for name, leaf in model.named_modules():
+        if hasattr(leaf, "own_laws"):
+            laws |= {f"{name}.{part}": law for part, law in leaf.own_laws().items()}
+            continue
         for part, parameter in leaf.named_parameters(recurse=False):
             scale = 1 / math.sqrt(2 * layers) if scheme == "gpt2" and name in residual else 1.0
             laws[f"{name}.{part}"] = _law(leaf, part, tuple(parameter.shape), scheme, std, scale)

@@ -6,86 +6,17 @@ the members of a stack. Activation names are listed in activations.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inlearn.core.batch import grid
-from inlearn.core.errors import UserError
-from inlearn.core.spaces import Interface, Tokens
+from inlearn.core.spaces import Interface
 from inlearn.models.activations import Point
 from inlearn.models.attention import Segment, append, attend, expand, own_mask, rotate, rotation
-from inlearn.models.initialise import Law, laws_of_leaves
-from inlearn.models.leaves import Dropout, Embedding, LayerNorm, Linear, Positions, RMSNorm, anywhere
+from inlearn.models.blocks import Block, norm
+from inlearn.models.leaves import Dropout, Linear
+from inlearn.models.scored import Scored
+from inlearn.models.sequence import SequenceModel
 from inlearn.models.transformer_config import TransformerConfig
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": torch.relu,
-    "gelu": anywhere(F.gelu),
-    "gelu_tanh": anywhere(partial(F.gelu, approximate="tanh")),
-    "swiglu": anywhere(F.silu),
-}
-
-
-@dataclass(frozen=True)
-class State:
-    """What `length` positions left behind: for every layer its segments of keys and values (attention.py).
-
-    `cut` positions after the last scored one were not computed, so a state with any cannot be continued.
-    """
-
-    layers: tuple[list[Segment], ...]
-    length: int
-    cut: int = 0
-
-
-@dataclass(frozen=True)
-class Scored:
-    """Which of T positions need outputs: the queries at `columns`, of which `index` are picked (None: all)."""
-
-    columns: slice
-    index: Tensor | None
-
-    @staticmethod
-    def of(scored: Tensor | slice | None, rows: int, steps: int) -> Scored:
-        """The least work for `scored`: columns, or (n,) into rows * steps positions.
-
-        A grid (the same evenly spaced positions in every row) becomes a slice, which costs no gather. Looking at
-        the numbers would make a GPU wait, so there every query is computed and the scored ones are picked.
-        """
-        if isinstance(scored, slice):
-            start, stop, stride = scored.indices(steps)
-            return Scored(slice(start, stop, None if stride == 1 else stride), None)
-        if scored is None or (scored.numel() and scored.device.type != "cpu"):
-            return Scored(slice(0, steps), scored)
-        if not scored.numel():
-            return Scored(slice(0, 0), None)
-        each, uneven = divmod(scored.numel(), rows)
-        if not uneven:
-            first = int(scored[0])
-            stride = int(scored[1]) - first if each > 1 else 1
-            last = first + (each - 1) * stride
-            columns = slice(first, last + 1, stride)
-            if stride > 0 and last < steps and torch.equal(scored, grid(columns, rows, steps, scored.device)):
-                return Scored(columns, None)
-        row, column = scored // steps, scored % steps
-        stop = int(column.max()) + 1
-        return Scored(slice(0, stop), row * stop + column)
-
-    def pick(self, x: Tensor) -> Tensor:
-        """(..., N, columns, C) to (..., n, C)."""
-        x = x.flatten(-3, -2)
-        return x if self.index is None else x.index_select(-2, self.index)
-
-
-def _norm(config: TransformerConfig) -> nn.Module:
-    if config.norm == "none":
-        return nn.Identity()
-    return (LayerNorm if config.norm == "layernorm" else RMSNorm)(config.width, eps=config.norm_eps)
 
 
 def _fold(x: Tensor) -> Tensor:
@@ -148,121 +79,21 @@ class Attention(nn.Module):
         return cos[:length], sin[:length]
 
 
-class MLP(nn.Module):
+class AttentionBlock(Block):
     def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        width, hidden, bias = config.width, config.mlp_width, config.mlp_bias
-        self.activation = ACTIVATIONS[config.activation]
-        self.gate = Linear(width, hidden, bias) if config.activation == "swiglu" else None
-        self.up, self.down = Linear(width, hidden, bias), Linear(hidden, width, bias)
-        self.hidden, self.output, self.dropout = Point(), Point(), Dropout(config.dropout)
+        super().__init__(config, "attention", Attention(config), config.residual == "double")
 
-    def forward(self, x: Tensor, before: int) -> Tensor:
-        up = self.up(x)
-        hidden = self.activation(up) if self.gate is None else self.activation(self.gate(x)) * up
-        return self.output(self.dropout(self.down(self.hidden(hidden)), before))
-
-
-class Block(nn.Module):
-    def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        self.double = config.residual == "double"
-        self.attention_norm, self.attention = _norm(config), Attention(config)
-        has_mlp = config.mlp_width > 0
-        self.mlp_norm, self.mlp = (_norm(config), MLP(config)) if has_mlp else (None, None)
-        self.input, self.middle, self.output = Point(), Point(), Point()
-
-    def forward(
-        self, x: Tensor, positions: Tensor | None, past: list[Segment], before: int, scored: Scored | None = None
+    def mix(
+        self, x: Tensor, table: Tensor | None, past: list[Segment] | None, before: int, scored: Scored | None
     ) -> tuple[Tensor, list[Segment]]:
-        """x (..., N, T, C) to the same, or (..., n, C) at the scored positions; and the segments with its own."""
-        x = self.input(x)
-        added, segments = self.attention(self.attention_norm(x), positions, past, before, scored)
-        if scored is not None:
-            x = scored.pick(x[..., scored.columns, :])
-        middle = y = self.middle(x + added)
-        if self.mlp is not None:
-            y = y + self.mlp(self.mlp_norm(middle), before)
-        return self.output(x + y if self.double else y), segments
+        return self.attention(self.attention_norm(x), table, past or [], before, scored)
 
 
-class Transformer(nn.Module):
-    """`model(inputs, state, scored)`; see core.contract.Model. Weights are NaN until `initialise` draws them."""
+class Transformer(SequenceModel):
+    """A state's layers are the segments of keys and values that its positions left (attention.py)."""
+
+    WRITERS = ("attention.o", "mlp.down")
 
     def __init__(self, config: TransformerConfig, interface: Interface) -> None:
-        super().__init__()
-        self.config, self.interface = config, interface
-        inputs, outputs, width = interface.inputs, interface.outputs, config.width
-        if isinstance(inputs, Tokens):
-            if config.embed_bias:
-                raise UserError("model.embed_bias = true: inputs are tokens, and their embedding has no bias")
-            self.embedding: nn.Module = Embedding(inputs.size, width)
-        else:
-            self.embedding = Linear(inputs.width, width, config.embed_bias)
-        if config.tied and not (isinstance(inputs, Tokens) and inputs == outputs):
-            raise UserError(
-                f"model.tied = true: expected inputs and outputs over the same tokens, found {inputs} and {outputs}"
-            )
-        has_table = config.positions in ("learned", "shortformer")
-        self.table = Positions(interface.length, width) if has_table else None
-        self.dropout = Dropout(config.dropout)
-        self.blocks = nn.ModuleList([Block(config) for _ in range(config.layers)])
-        self.final_norm = _norm(config) if config.final_norm else nn.Identity()
-        self.head = Linear(width, outputs.width, config.head_bias)
-        if config.tied:
-            self.head.weight = self.embedding.weight
-        self.embed, self.final, self.outputs = Point(), Point(), Point()
-        if has_table:
-            self.positions = Point()
-        self._points = tuple(module for module in self.modules() if isinstance(module, Point))
-
-    def laws(self) -> dict[str, Law]:
-        writers = [
-            f"blocks.{layer}.{leaf}" for layer in range(self.config.layers) for leaf in ("attention.o", "mlp.down")
-        ]
-        return laws_of_leaves(self, self.config.init, self.config.init_std, writers, self.config.layers)
-
-    def forward(
-        self, inputs: Tensor, state: State | None = None, scored: Tensor | slice | None = None
-    ) -> tuple[Tensor, State]:
-        """inputs (..., N, T) ids or (..., N, T, D) reals to outputs (..., N, T, width), or (..., n, width) at `scored`.
-
-        `scored`, columns or (n,) indices of the N * T positions, is the same for each member; what no scored position
-        needs is not computed. Raises UserError for more positions than a learned table has, ValueError for a state
-        that does not fit the rows or was cut.
-        """
-        axis = -1 if isinstance(self.interface.inputs, Tokens) else -2
-        before = 0 if state is None else state.length
-        if state is not None and state.cut:
-            raise ValueError(f"this state lacks the {state.cut} positions after the last scored one")
-        rows, steps = inputs.shape[axis - 1], inputs.shape[axis]
-        if self.table is not None and before + steps > self.table.length:
-            raise UserError(
-                f"{before + steps} positions, but model.positions = {self.config.positions} has a table of "
-                f"{self.table.length}"
-            )
-        # Hooks see, and dropout's row-wise masks need, every position; otherwise only the needed ones are computed.
-        whole = scored is not None and (self._hooked or (self.training and self.config.dropout > 0))
-        plan = None if scored is None or whole else Scored.of(scored, rows, steps)
-        cut = steps - plan.columns.stop if plan is not None and plan.columns.stop else 0
-        inputs = inputs.narrow(axis, 0, steps - cut)
-        x = self.embed(self.embedding(inputs))
-        table = None if self.table is None else self.positions(self.table(before, x.shape[-2], x))
-        if self.config.positions == "learned":
-            x, table = x + table, None
-        x = self.dropout(x, before)
-
-        layers = []
-        for layer, block in enumerate(self.blocks):
-            past = [] if state is None else state.layers[layer]
-            x, segments = block(x, table, past, before, plan if layer == len(self.blocks) - 1 else None)
-            layers.append(segments)
-        outputs = self.outputs(self.head(self.final(self.final_norm(x))))
-        if whole:
-            chosen = scored if isinstance(scored, Tensor) else grid(scored, rows, steps, outputs.device)
-            outputs = outputs.flatten(-3, -2).index_select(-2, chosen)
-        return outputs, State(tuple(layers), before + steps, cut)
-
-    @property
-    def _hooked(self) -> bool:
-        return any(point.hooked for point in self._points)
+        blocks = [AttentionBlock(config) for _ in range(config.layers)]
+        super().__init__(config, interface, blocks, norm(config) if config.final_norm else None)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import PositiveFloat, PositiveInt, model_validator
 
-from inlearn.core.configuration import Config
+from inlearn.models.options import ResidualConfig
 
 if TYPE_CHECKING:
     from inlearn.core.spaces import Interface
     from inlearn.models.transformer import Transformer
 
 
-class TransformerConfig(Config):
+class TransformerConfig(ResidualConfig):
     """A causal pre-norm decoder. Every published model of the five studies is one setting of these fields.
 
     width: of the residual stream. mlp: hidden width (none: 4 * width; 0: attention only). kv_heads: key and value
@@ -30,31 +30,16 @@ class TransformerConfig(Config):
     init_std: none means 0.02, except for `truncated`.
     """
 
-    SHAPELESS: ClassVar[frozenset[str]] = frozenset({"init", "init_std"})
     kind: Literal["transformer"] = "transformer"
-    width: int = Field(64, gt=0, le=1 << 16)
-    layers: int = Field(2, gt=0, le=1 << 10)
     heads: PositiveInt = 4
     kv_heads: PositiveInt | None = None
-    mlp: int | None = Field(None, ge=0)
-    activation: Literal["relu", "gelu", "gelu_tanh", "swiglu"] = "gelu"
-    norm: Literal["layernorm", "rmsnorm", "none"] = "layernorm"
-    norm_eps: PositiveFloat = 1e-5
-    final_norm: bool = True
     positions: Literal["learned", "rotary", "shortformer", "none"] = "learned"
     rotary_base: PositiveFloat = 10_000.0
     rotary_scale: PositiveFloat = 1.0
-    dropout: float = Field(0.0, ge=0.0, lt=1.0)
     attention_bias: bool = False
     output_projection: bool = True
     output_bias: bool = False
-    mlp_bias: bool = True
-    head_bias: bool = True
-    embed_bias: bool = False
-    tied: bool = False
     residual: Literal["standard", "double"] = "standard"
-    init: Literal["uniform", "normal", "gpt2", "xavier", "truncated"] = "gpt2"
-    init_std: PositiveFloat | None = None
 
     @model_validator(mode="after")
     def _possible(self) -> TransformerConfig:
@@ -66,8 +51,6 @@ class TransformerConfig(Config):
             raise ValueError(f"positions = rotary needs an even head width; width / heads = {self.head_width}")
         if self.output_bias and not self.output_projection:
             raise ValueError("output_bias = true needs output_projection = true")
-        if self.init == "uniform" and self.init_std is not None:
-            raise ValueError(f"init_std = {self.init_std} has no meaning with init = uniform")
         return self
 
     @property
@@ -77,10 +60,6 @@ class TransformerConfig(Config):
     @property
     def key_heads(self) -> int:
         return self.heads if self.kv_heads is None else self.kv_heads
-
-    @property
-    def mlp_width(self) -> int:
-        return 4 * self.width if self.mlp is None else self.mlp
 
     def build(self, interface: Interface) -> Transformer:
         """The model, its weights not yet drawn (`initialise` draws them). Raises UserError where they do not fit."""
