@@ -68,6 +68,13 @@ def test_flop_of_attention_is_the_closed_form(steps, keys):
     assert counter.total.flop == 3 * 2 * (2 * 3 * 2 * steps * keys * 8), "two products forward, four backward"
 
 
+def test_flop_of_the_fused_lstm_is_the_closed_form():
+    layer = nn.LSTM(5, 7, batch_first=True)
+    with OperatorCounter() as counter:
+        layer(torch.ones(3, 11, 5, requires_grad=True))[0].sum().backward()
+    assert counter.total.flop == 3 * 2 * 3 * 11 * 4 * 7 * (5 + 7), "one product of each weight forward, two backward"
+
+
 def test_a_step_counts_what_the_scored_positions_need_and_no_more():
     trainer, task = live("preset=paper-lr", "training.batch=6")
     N, T, n, C, D, H, d = 6, 15, 8, 64, 5, 4, 16

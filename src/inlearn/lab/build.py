@@ -127,7 +127,9 @@ def why_not_compiled(built: Built) -> str | None:
         return f"there are {built.ranks.world} processes"
     if config.training.accumulate > 1:
         return f"training.accumulate = {config.training.accumulate}"
-    drops_out = getattr(config.model, "dropout", 0.0) > 0
+    if not config.model.COMPILES:
+        return f"model = {config.model.kind} has kernels of its own"
+    drops_out = config.model.dropout > 0
     reasons = (compiled.why_not(batch, drops_out, config.precision) for batch in _first_rows(built))
     return next((reason for reason in reasons if reason), None)
 

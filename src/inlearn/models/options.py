@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal
 
 from pydantic import Field, PositiveFloat, model_validator
@@ -21,6 +22,11 @@ class ModelConfig(Config):
     """
 
     SHAPELESS: ClassVar[frozenset[str]] = frozenset({"init", "init_std"})
+    STAND_INS: ClassVar[Mapping[str, str]] = {"match_params": "width"}
+    COMPILES: ClassVar[bool] = True
+    """Whether forward and backward can be traced into one function: not where they are a library's kernel, or a loop
+    over positions that would be unrolled."""
+
     width: int = Field(64, gt=0, le=1 << 16)
     layers: int = Field(2, gt=0, le=1 << 10)
     positions: Literal["learned", "none"] = "none"

@@ -33,8 +33,8 @@ class OperatorCounter(TorchDispatchMode):
     """Within the block, `costs` grows by every operator, by its name as torch.profiler says it (`aten::addmm`).
 
     FLOP: 2mnk for a product of m × k by k × n, forward and backward as they are dispatched; a masked attention product
-    counts whole, as kernels compute it; elementwise arithmetic counts nothing. A fused kernel that torch's own FLOP
-    counter does not know (LSTM on a CPU) counts nothing either.
+    counts whole, as kernels compute it; elementwise arithmetic counts nothing. Of fused recurrent kernels only the
+    CPU's LSTM is known.
 
     Bytes: every tensor that an operator reads or writes, once, as if nothing stayed in a cache and nothing were
     fused: an upper bound of what the memory has to move. Views move nothing; what is broadcast counts unexpanded.
@@ -70,6 +70,11 @@ def _flop(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any)
         backward = name.endswith("_backward")
         q, k, v = args[1:4] if backward else args[:3]
         return (2 if backward else 1) * attention_flop(q.shape, k.shape, v.shape)
+    if name.startswith(
+        "mkldnn_rnn_layer"
+    ):  # input (T, N, C), weights (4H, C) and (4H, H); a gradient takes two products
+        steps, rows, _ = args[0].shape
+        return 2 * steps * rows * (args[1].numel() + args[2].numel()) * (2 if name.endswith("_backward") else 1)
     formula = flop_registry.get(func.overloadpacket)
     return int(formula(*args, **kwargs, out_val=out)) if formula else 0
 
