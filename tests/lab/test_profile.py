@@ -75,6 +75,16 @@ def test_flop_of_the_fused_lstm_is_the_closed_form():
     assert counter.total.flop == 3 * 2 * 3 * 11 * 4 * 7 * (5 + 7), "one product of each weight forward, two backward"
 
 
+@pytest.mark.parametrize(("kind", "gates"), [("lstm", 4), ("gru", 3), ("rnn", 1)])
+def test_flop_of_recurrent_models_is_the_closed_form(kind, gates):
+    trainer, task = live(f"model={kind}", "model.width=6", "training.batch=5")
+    steps = task.interface.length - 1  # nothing is asked after the last input
+    embedding, head = 2 * 5 * steps * task.interface.inputs.width * 6, 2 * 5 * 8 * 6
+    layers = 2 * 2 * 5 * steps * gates * 2 * 6 * 6
+    counted = step_cost(trainer, hold(trainer, task)).total.flop
+    assert counted == 2 * embedding + 3 * (layers + head)
+
+
 def test_a_step_counts_what_the_scored_positions_need_and_no_more():
     trainer, task = live("preset=paper-lr", "training.batch=6")
     N, T, n, C, D, H, d = 6, 15, 8, 64, 5, 4, 16

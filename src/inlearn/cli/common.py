@@ -60,7 +60,7 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[KEY=VALUE]...",
-        help="Keys of the configuration: preset=demo model.width=64 seed=1.",
+        help="Keys of the configuration: preset=demo model.width=64 seed=1; model.match_params=50000 picks the width.",
         autocompletion=complete_overrides,
         show_default=False,
     ),

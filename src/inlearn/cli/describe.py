@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from inlearn.cli.common import Overrides, Study
+from inlearn.cli.common import Overrides, Study, say
 
 
 def describe(
@@ -19,7 +19,7 @@ def describe(
     from inlearn.lab.build import build_study
     from inlearn.lab.config import compose
 
-    config = compose(discovery.study(study), overrides or [])
+    config = compose(discovery.study(study), overrides or [], say=say)
     parts = list(build_study(config).describe())
     for title, content in parts:
         if isinstance(content, list) and content:

@@ -28,7 +28,7 @@ def profile(
 
     from inlearn.lab.profile import profile as examined
 
-    found = examined(study, overrides or [], runs, steps)
+    found = examined(study, overrides or [], runs, steps, say)
     if json:
         print(dumps(asdict(found), indent=1, allow_nan=False))
     else:

@@ -32,6 +32,6 @@ def _print_plan(study: str, overrides: list[str], runs: Root) -> None:
     from inlearn.lab.build import build
     from inlearn.lab.request import request
 
-    asked = request(discovery.study(study), overrides, runs)
+    asked = request(discovery.study(study), overrides, runs, say)
     build(asked.config)
     print(yaml.safe_dump(asked.document, sort_keys=False).rstrip())

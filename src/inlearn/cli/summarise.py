@@ -75,7 +75,7 @@ def _words(summary: Summary) -> list[str]:
 def _tables(summary: Summary, pair: str | None) -> list[Read]:
     from inlearn.reports.summaries import difference_tables, group_tables
 
-    tables = group_tables(summary.groups, summary.axes, summary.marks, summary.at)
+    tables = group_tables(summary.groups, [*summary.axes, *summary.resolved], summary.marks, summary.at)
     if pair is not None:
         key = pair.partition("=")[0]
         axes = [axis for axis in summary.axes if axis != key]

@@ -35,6 +35,10 @@ class Config(BaseModel):
     SHAPELESS: ClassVar[frozenset[str]] = frozenset()
     """Dotted keys below this one that change no tensor's shape: runs that differ in them can be trained together."""
 
+    STAND_INS: ClassVar[Mapping[str, str]] = {}
+    """Keys that overrides and presets may give in place of a field's own, by that field: who composes a whole run
+    resolves them (lab/config.py). Of a key and its stand-in the one given later counts."""
+
 
 class StudyConfig(Config):
     """What the configuration of every study has beside its `kind`."""
@@ -134,11 +138,19 @@ def assign(root: type[Config], tree: Tree, key: str, text: str) -> None:
     config, node, path = root, tree, key.split(".")
     for depth, name in enumerate(path):
         parent = ".".join(path[:depth])
+        if name in config.STAND_INS:
+            if depth < len(path) - 1:
+                raise UserError(f"'{'.'.join(path[: depth + 1])}' is a value, so '{key}' does not exist")
+            node.pop(config.STAND_INS[name], None)
+            node[name] = text
+            return
         if name not in config.model_fields:
-            raise unknown("key", name, config.model_fields, f"{parent}." if parent else "")
+            raise unknown("key", name, _names(config), f"{parent}." if parent else "")
         field = config.model_fields[name]
         here = ".".join(path[: depth + 1])
         if depth == len(path) - 1:
+            for stand_in in (key for key, meant in config.STAND_INS.items() if meant == name):
+                node.pop(stand_in, None)
             node[name] = _leaf(here, text, field.annotation, node.get(name))
             return
         default = field.default  # not a copy, which costs a fifth of planning: configurations are frozen
@@ -151,6 +163,11 @@ def assign(root: type[Config], tree: Tree, key: str, text: str) -> None:
         if kind_of(chosen) is not None:
             node[name].setdefault("kind", kind_of(chosen))
         config, node = chosen, node[name]
+
+
+def _names(config: type[Config]) -> list[str]:
+    """Every key that an override may give directly below a configuration."""
+    return [*config.model_fields, *config.STAND_INS]
 
 
 def _leaf(key: str, text: str, annotation: Any, current: Any) -> Any:
@@ -231,7 +248,7 @@ def _dotted(tree: Any, location: Sequence[str | int]) -> str:
         elif isinstance(part, int):
             names.append(str(part))
             tree = tree[part] if isinstance(tree, Sequence) and part < len(tree) else None
-        elif part == location[-1] and isinstance(tree, Mapping) and isinstance(part, str) and part.isidentifier():
+        elif part == location[-1] and isinstance(tree, Mapping) and part != tree.get("kind") and part.isidentifier():
             names.append(part)
     return ".".join(names)
 
@@ -249,7 +266,7 @@ def _fields_at(root: type[Config], tree: Any, path: Sequence[str]) -> list[str]:
             options = variants(members[0])
         kind = tree.get("kind") if isinstance(tree, Mapping) else None
         config = next((option for option in options if kind_of(option) == kind), (options or [Config])[0])
-    return list(config.model_fields)
+    return _names(config)
 
 
 # ---------------------------------------------------------------- identity

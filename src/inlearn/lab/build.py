@@ -16,6 +16,7 @@ from inlearn.core.draws import Address
 from inlearn.core.errors import UserError
 from inlearn.core.spaces import Interface
 from inlearn.lab.config import RunBase
+from inlearn.models import kernels
 from inlearn.models.initialise import initialise
 from inlearn.training import compiled
 from inlearn.training.config import Watched
@@ -37,6 +38,8 @@ class Built:
     device: torch.device
     parallel: Parallel
     ranks: Ranks
+    kernels: str = kernels.TORCH  # what computes the model's recurrences
+    why_kernels: str | None = None  # a sentence, where it is not what was asked for
 
 
 def build_study(config: RunBase) -> Study:
@@ -53,6 +56,7 @@ def build(config: RunBase, ranks: Ranks = ALONE) -> Built:
     devices.keep_freed_memory()
     parallel, device = _parallel(config, ranks), _device(config, ranks)
     devices.set_matmul(config.execution.matmul, device)
+    used, why_used = kernels.use(config.execution.kernels, config.model, device, config.precision)
     study = build_study(config)
     phases = [_phase_study(config, index, study.interface) for index in range(len(config.training.phases))]
     legs = phases or [study]
@@ -61,7 +65,7 @@ def build(config: RunBase, ranks: Ranks = ALONE) -> Built:
     tasks, together = [leg.tasks["train"] for leg in legs], [leg.rows_together("train") for leg in legs]
     for rows in together:
         _check_parts(config, rows, ranks)
-    built = Built(config, study, tasks, together, device, parallel, ranks)
+    built = Built(config, study, tasks, together, device, parallel, ranks, used, why_used)
     for batch in _first_rows(built):
         try:
             batch.check_columns()

@@ -1,13 +1,14 @@
 """The whole of what a run is asked to be: composition, checks, identity. Imports no torch.
 
 Order: defaults < preset < group choice (`model=lstm` drops the preset's model keys) < dotted keys. A key that the
-run itself does not have is looked up in its study: `task.count=16` is `study.task.count=16`.
+run itself does not have is looked up in its study: `task.count=16` is `study.task.count=16`. `model.match_params` is
+no key of a run: it is resolved here to the model.width that is stored and hashed (matching.py).
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache
 from typing import Annotated, Any, Literal, Union
@@ -51,6 +52,8 @@ class Execution(Config):
     and backward as one C++ function (on a CPU). `auto` goes on as the run was begun; it begins with graphs on a GPU,
     and on a CPU compiled where many steps are ahead, else eager.
     matmul: how float32 products are computed; `tf32` is quicker on CUDA and keeps 10 bits of mantissa.
+    kernels: what computes the recurrences of linear_attention, gated_deltanet and mamba: `torch`, or the kernels of a
+    `library` (flash-linear-attention, mamba-ssm); `auto` takes the library's on CUDA where it is installed.
     """
 
     device: str = "auto"
@@ -59,6 +62,7 @@ class Execution(Config):
     parallel: Literal["auto", "none", "ddp", "fsdp"] = "auto"
     step: Literal["auto", "eager", "compiled", "graphs"] = "auto"
     matmul: Literal["float32", "tf32"] = "float32"
+    kernels: Literal["auto", "torch", "library"] = "auto"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 
@@ -106,6 +110,9 @@ SHORT = {
     "log_level": "execution.log_level",
 }
 
+MATCH, MATCHED = "match_params", "model.match_params"
+TWO_WIDTHS = "model.match_params = {} and model.width = {}: the first picks the second; expected one of them"
+
 
 @cache
 def run_config(study: type[Config]) -> type[RunBase]:
@@ -118,8 +125,16 @@ def run_config(study: type[Config]) -> type[RunBase]:
     return create_model("RunConfig", __base__=RunBase, study=(study, ...), model=(model, default))
 
 
-def compose(study: discovery.FoundStudy, overrides: Sequence[str], base: Mapping[str, Any] | None = None) -> RunBase:
-    """The checked configuration that `overrides` ask for. `base` takes the place of defaults (an earlier run's)."""
+def compose(
+    study: discovery.FoundStudy,
+    overrides: Sequence[str],
+    base: Mapping[str, Any] | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> RunBase:
+    """The checked configuration that `overrides` ask for. `base` takes the place of defaults (an earlier run's).
+
+    `say` hears which width `model.match_params` became.
+    """
     root = run_config(study.config)
     pairs = [split_override(text) for text in overrides]
     tree: dict[str, Any] = merge({"study": {"kind": study.kind}}, base or {})
@@ -128,13 +143,35 @@ def compose(study: discovery.FoundStudy, overrides: Sequence[str], base: Mapping
             if value not in study.presets:
                 raise unknown("preset", value, study.presets)
             tree = merge(tree, {k: v for k, v in study.presets[value].items() if k != "about"}) | {"preset": value}
+    _fill_kind(tree, root)
     dotted = [(full_key(key, root), value) for key, value in pairs if key != "preset"]
     _refuse_repeats(dotted)
     for key, value in sorted(dotted, key=lambda pair: pair[0].count(".") > 0):  # group choices before dotted keys
         if reads_as_axis(value):
             raise UserError(f"{key}={value} reads as a sweep axis; a run takes one value (use `inlearn sweep`)")
         assign(root, tree, key, value)
-    return resolve(root, tree)
+        _fill_kind(tree, root)
+    return _matched(study, root, tree, say) if MATCH in tree.get("model", {}) else resolve(root, tree)
+
+
+def _fill_kind(tree: dict[str, Any], root: type[RunBase]) -> None:
+    """A preset or JSON that names no kind of model means the default's, as a dotted key does."""
+    if isinstance(model := tree.get("model"), Mapping) and "kind" not in model:
+        tree["model"] = {"kind": root.model_fields["model"].default.kind, **model}
+
+
+def _matched(
+    study: discovery.FoundStudy, root: type[RunBase], tree: Mapping[str, Any], say: Callable[[str], None]
+) -> RunBase:
+    """The configuration of the width that `model.match_params` in `tree` means."""
+    from inlearn.lab.matching import match  # builds models, hence torch
+
+    model = {key: value for key, value in tree["model"].items() if key != MATCH}
+    if "width" in model:
+        raise UserError(TWO_WIDTHS.format(tree["model"][MATCH], model["width"]))
+    found = match(study, root, {**tree, "model": model}, tree["model"][MATCH])
+    say(found.sentence)
+    return resolve(root, {**tree, "model": {**model, "width": found.width}})
 
 
 def full_key(key: str, root: type[Config]) -> str:
@@ -161,7 +198,7 @@ def dotted_keys(config: type[Config], prefix: str = "") -> set[str]:
         found.add(prefix + name)
         for variant in variants(field.annotation):
             found |= dotted_keys(variant, f"{prefix}{name}.")
-    return found
+    return found | {prefix + name for name in config.STAND_INS}
 
 
 def _refuse_repeats(pairs: Sequence[tuple[str, str]]) -> None:
@@ -169,6 +206,8 @@ def _refuse_repeats(pairs: Sequence[tuple[str, str]]) -> None:
     for key, value in pairs:
         if seen.setdefault(key, value) != value:
             raise UserError(f"{key} is given twice: {seen[key]} and {value}")
+    if {MATCHED, "model.width"} <= seen.keys():
+        raise UserError(TWO_WIDTHS.format(seen[MATCHED], seen["model.width"]))
 
 
 AXIS = re.compile(r"(range|powers|linspace|logspace|subsets)\(.*\)", re.DOTALL)

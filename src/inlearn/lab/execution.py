@@ -41,6 +41,7 @@ def segment(built: Built, from_step: int, members: int | None, step: str) -> dic
         "members": members or 1,
         "step": step,
         "matmul": built.config.execution.matmul,
+        "kernels": built.kernels,
         "mkl_cbwr": os.environ.get("MKL_CBWR"),
         "device": str(device),
         "device_name": devices.describe(device),
@@ -58,7 +59,8 @@ def segment(built: Built, from_step: int, members: int | None, step: str) -> dic
 
 
 BITS_DEPEND_ON = (
-    *("form", "step", "matmul", "mkl_cbwr", "device", "device_name", "threads", "processes", "parallel", "torch"),
+    *("form", "step", "matmul", "kernels", "mkl_cbwr", "device", "device_name", "threads", "processes", "parallel"),
+    "torch",
 )
 
 
@@ -94,7 +96,7 @@ def launch_of(folder: RunFolder, built: Built, stacked: bool) -> tuple[str, str]
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """In which ways a resumed run may differ in its last bits from an uninterrupted one."""
-    before = {"form": "solo", "step": "eager", "matmul": "float32"} | before
+    before = {"form": "solo", "step": "eager", "matmul": "float32", "kernels": "torch"} | before
     return [f"{k}: {before.get(k)} before, {now[k]} now" for k in BITS_DEPEND_ON if before.get(k) != now[k]]
 
 

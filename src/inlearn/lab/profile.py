@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,14 +70,20 @@ class Profile:
     verdict: str
 
 
-def profile(study: str, overrides: Sequence[str], root: Path, steps: int | None = None) -> Profile:
+def profile(
+    study: str,
+    overrides: Sequence[str],
+    root: Path,
+    steps: int | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> Profile:
     """Profile the run that `overrides` ask for, on `steps` steps (none: three seconds of them). Nothing is kept.
 
     Refuses what `inlearn run` refuses; UserError where a run cannot be profiled: several processes, other devices.
     """
     found = discovery.study(study)
     with blamed_on(found.source):
-        asked = request(found, overrides, root)
+        asked = request(found, overrides, root, say)
         config = asked.config
         check_trackers(config.track)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1:

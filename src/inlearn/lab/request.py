@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,11 @@ class Request:
         return self.document["id"]
 
 
-def request(found: FoundStudy, overrides: Sequence[str], root: Path) -> Request:
+def request(
+    found: FoundStudy, overrides: Sequence[str], root: Path, say: Callable[[str], None] = lambda text: None
+) -> Request:
     """What `overrides` ask for, with runs looked up below `root`; `UserError` where that cannot be a run."""
-    config = compose(found, overrides)
+    config = compose(found, overrides, say=say)
     parent = parent_reference(root, config.start) if config.start else None
     return Request(found, config, parent, stored(config, identity(config, found, parent)))
 

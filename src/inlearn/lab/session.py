@@ -46,7 +46,7 @@ def start(study_name: str, overrides: Sequence[str], root: Path, say: Say = prin
 
 
 def _start(found: discovery.FoundStudy, overrides: Sequence[str], root: Path, say: Say, ranks: Ranks) -> Run:
-    asked = request(found, overrides, root)
+    asked = request(found, overrides, root, say if ranks.first else lambda text: None)
     config, parent, document = asked.config, asked.parent, asked.document
     check_trackers(config.track)
     built = build(config, ranks)

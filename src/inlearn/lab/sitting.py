@@ -99,6 +99,8 @@ class Sitting:
             f"{config.training.last:,}",
         )
         self.log.info("updates: %s (%s)", self.launch, self.why_launch)
+        if self.built.why_kernels is not None:
+            self.log.warning("%s", self.built.why_kernels)
         return True
 
     def _last_good(self) -> tuple[Checkpoint | None, dict[str, Any] | None]:

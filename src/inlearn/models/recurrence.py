@@ -47,37 +47,60 @@ def trace(step: Step, state: State, inputs: Sequence[Tensor], axis: int) -> Stat
     return tuple(torch.stack(parts, axis) for parts in zip(*states, strict=True))
 
 
-def through(points: Sequence[Point], step: Step, state: State, inputs: Sequence[Tensor], axis: int) -> State:
-    """`trace`, each part of the state seen and edited at its point, and edits carried on to all later positions.
+def through(
+    points: Sequence[Point],
+    step: Step,
+    state: State,
+    inputs: Sequence[Tensor],
+    axis: int,
+    within: Callable[[State, tuple[Tensor, ...], State], State] | None = None,
+) -> State:
+    """`trace`, each part of the state seen and edited at its point, and edits carried on to all that comes later.
+
+    Within a position the last part comes first: `within(state before, inputs, state with an edited part)` gives the
+    state in which the parts before that one follow from it (an LSTM's hidden state from its cell).
 
     An edit is called with the states of all positions as they are before it, and may be called once for every
     position that it changes: it has to be a function of what it is given.
     """
+    done = trace(step, state, inputs, axis)
     if not any(point.hooked for point in points):
-        return trace(step, state, inputs, axis)
-    steps = inputs[0].shape[axis]
-    done: State = ()
-    begin = 0
+        return done
+    steps, parts, place = inputs[0].shape[axis], len(points), 0  # places: a position's parts, then the next one's
     while True:
-        rest = trace(step, state, [x.narrow(axis, begin, steps - begin) for x in inputs], axis)
-        done = tuple(torch.cat((d.narrow(axis, 0, begin), r), axis) for d, r in zip(done, rest, strict=True)) or rest
         edited = tuple(point(part) for point, part in zip(points, done, strict=True))
-        begin = _first_change(done, edited, begin, axis) + 1
-        if begin >= steps:
+        place = _next_change(done, edited, place, axis)
+        if place == steps * parts:
             return edited
-        state = tuple(part.select(axis, begin - 1) for part in edited)
+        position, part = place // parts, parts - 1 - place % parts
+        before = state if position == 0 else tuple(e.select(axis, position - 1) for e in edited)
+        here = tuple(x.select(axis, position) for x in (*done[:part], *edited[part:]))
+        if within is not None and part > 0:
+            here = within(before, tuple(x.select(axis, position) for x in inputs), here)
+        # What was edited stays in `done` as it was before; what follows from it takes the place of what was there.
+        found = [_replaced(done[p], position, here[p], axis) for p in range(part)] + list(done[part:])
+        if position + 1 < steps:
+            rest = trace(step, here, [x.narrow(axis, position + 1, steps - position - 1) for x in inputs], axis)
+            found = [torch.cat((f.narrow(axis, 0, position + 1), r), axis) for f, r in zip(found, rest, strict=True)]
+        done, place = tuple(found), place + 1
 
 
-def _first_change(before: State, after: State, begin: int, axis: int) -> int:
-    """The first position from `begin` on where an edit changed any part; the last one if there is none."""
-    steps = before[0].shape[axis]
-    changed = torch.zeros(steps, dtype=torch.bool)
-    for one, other in zip(before, after, strict=True):
+def _replaced(x: Tensor, position: int, value: Tensor, axis: int) -> Tensor:
+    after = x.shape[axis] - position - 1
+    parts = x.narrow(axis, 0, position), value.unsqueeze(axis), x.narrow(axis, position + 1, after)
+    return torch.cat(parts, axis)
+
+
+def _next_change(before: State, after: State, place: int, axis: int) -> int:
+    """The first place from `place` on where an edit changed something; the number of places if there is none."""
+    changed = []
+    for one, other in zip(reversed(before), reversed(after), strict=True):
         if one.shape != other.shape:
             raise ValueError(f"an edit made states of shape {tuple(other.shape)} of {tuple(one.shape)}")
-        changed |= (one != other).movedim(axis, 0).flatten(1).any(1).cpu()
-    later = changed[begin:].nonzero()
-    return begin + int(later[0]) if len(later) else steps - 1
+        changed.append((one != other).movedim(axis, 0).flatten(1).any(1).cpu())
+    places = torch.stack(changed, 1).flatten()
+    later = places[place:].nonzero()
+    return place + int(later[0]) if len(later) else len(places)
 
 
 def fork(state: State, rows: int, lead: int) -> State:

@@ -31,9 +31,12 @@ def group_numbers(runs: Runs, axes: Sequence[str]) -> dict[str, int]:
     return {run.id: known.setdefault(spot(run.axes, axes), len(known)) for run in runs.runs}
 
 
-def with_axes(table: pd.DataFrame, runs: Runs, axes: Sequence[str]) -> pd.DataFrame:
-    """`table` with the axes' values of its column `group` in front."""
+def with_axes(table: pd.DataFrame, runs: Runs, axes: Sequence[str], resolved: Sequence[str] = ()) -> pd.DataFrame:
+    """`table` with the axes' values of its column `group` in front; `resolved` where a group's runs have one value."""
     numbers = group_numbers(runs, axes)
-    values = {numbers[run.id]: run.axes for run in runs.runs}
-    columns = {key: [values[group].get(key) for group in table["group"]] for key in axes}
+    values = {numbers[run.id]: dict(run.axes) for run in runs.runs}
+    for run in runs.runs:
+        group = values[numbers[run.id]]
+        group |= {key: None for key in resolved if run.axes.get(key) != group.get(key)}
+    columns = {key: [values[group].get(key) for group in table["group"]] for key in (*axes, *resolved)}
     return pd.concat([pd.DataFrame(columns, index=table.index, dtype=object), table], axis=1)

@@ -16,7 +16,7 @@ from inlearn.core.errors import EnvironmentFault, UserError
 from inlearn.runs.folder import RunFolder, list_runs
 from inlearn.runs.query import TABLES, query
 from inlearn.sweeps.folder import open_plan
-from inlearn.sweeps.planned import PlannedRun
+from inlearn.sweeps.planned import PlannedRun, resolves_width
 from inlearn.sweeps.standing import Standing, standings
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ TAKEN = {part.split()[0].strip('"') for columns in TABLES.values() for part in c
     *("difference", "std", "low", "high", "p", "not_finite", "first", "second")
 }
 
+RUNS_OWN = {"seed", "model"}  # no study has such keys, and of the tables only `runs`, which gets no axes
 LABELS = {"name", "tags"}  # what a plan may write for each run, and no two runs differ by
 
 
@@ -36,12 +37,17 @@ class Runs:
     """The runs of a plan, or all below a root.
 
     `axes` are the keys in which they differ, as columns are named; names and tags tell runs apart but are no such keys.
+    `resolved`: further columns, what nobody asked for because it follows from the axes (the width that
+    model.match_params became). Groups and pairs are made without them.
     """
 
     def __init__(self, root: Path, runs: Sequence[PlannedRun], name: str) -> None:
         self.root, self.name = root, name
         self.runs = [PlannedRun(run.id, _columns(run.axes), run.overrides, run.last) for run in runs]
-        self.axes = list(dict.fromkeys(key for run in self.runs for key in run.axes))
+        axes = list(dict.fromkeys(key for run in self.runs for key in run.axes))
+        wide = [run for run in self.runs if "model.width" in run.axes]
+        self.resolved = ["model.width"] if wide and all(map(resolves_width, wide)) else []
+        self.axes = [key for key in axes if key not in self.resolved]
 
     def __repr__(self) -> str:
         return f"<{len(self.runs):,} runs of {self.name}, which differ in {', '.join(self.axes) or 'nothing'}>"
@@ -55,13 +61,14 @@ class Runs:
 
     @property
     def table(self) -> pd.DataFrame:
-        """One row a run: run, a column for each axis, state, step, reason."""
+        """One row a run: run, a column for each axis, those of `resolved`, state, step, reason."""
+        columns = [*self.axes, *self.resolved]
         rows = [
-            {"run": s.run.id} | {key: s.run.axes.get(key) for key in self.axes}
+            {"run": s.run.id} | {key: s.run.axes.get(key) for key in columns}
             | {"state": s.state, "step": s.step, "reason": s.reason}
             for s in self.standings
         ]  # fmt: skip
-        return pd.DataFrame(rows, columns=["run", *self.axes, "state", "step", "reason"])
+        return pd.DataFrame(rows, columns=["run", *columns, "state", "step", "reason"])
 
     @property
     def finished(self) -> list[str]:
@@ -150,7 +157,7 @@ def open_runs(root: Path, plan: str | None = None) -> Runs:
 def _columns(axes: Mapping[str, Any]) -> dict[str, Any]:
     """Names that are free, and values that can be compared: a list is told as JSON."""
     asked = {key: value for key, value in axes.items() if key not in LABELS}
-    named = {f"study.{key}" if key in TAKEN - {"seed"} else key: value for key, value in asked.items()}
+    named = {f"study.{key}" if key in TAKEN - RUNS_OWN else key: value for key, value in asked.items()}
     return {key: json.dumps(value) if isinstance(value, list | dict) else value for key, value in named.items()}
 
 

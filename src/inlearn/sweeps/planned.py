@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from inlearn.core.errors import UserError
 from inlearn.lab import discovery
-from inlearn.lab.config import RunBase, full_key, run_config
+from inlearn.lab.config import MATCHED, RunBase, full_key, run_config
 from inlearn.lab.request import Request, request
 from inlearn.runs.folder import differences
 from inlearn.sweeps.plan import Plan, Point, points
@@ -19,7 +19,8 @@ from inlearn.sweeps.plan import Plan, Point, points
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run of a plan. `axes`: what varies in the plan, by key, as the configuration understood it.
+    """One run of a plan. `axes`: what varies in the plan, by key, as the configuration understood it; where
+    model.match_params became several widths, model.width too.
 
     `last`: the step that it is asked to reach (training.until, or training.steps).
     """
@@ -42,17 +43,20 @@ def planned(plan: Plan, root: Path) -> tuple[list[PlannedRun], list[str]]:
     found = discovery.study(plan.study)
     every, remarks = points(plan, spelling(found))
     axes = [key for key in dict.fromkeys(k for point in every for k in point) if len({p.get(key) for p in every}) > 1]
+    told: dict[str, None] = {}  # in order, each once
     runs: dict[str, PlannedRun] = {}
     names: dict[str, str] = {}
     configs: dict[str, RunBase] = {}
     for point in every:
-        asked = _request(found, point, axes, root)
+        asked = _request(found, point, axes, root, told)
         _note_name(names, asked)
-        varies = {key: _value(asked.config, key) for key in axes if key in point}
+        varies = {key: _value(asked.config, point, key) for key in axes if key in point}
         run = PlannedRun(asked.id, varies, _texts(point), asked.config.training.last)
         if (first := configs.setdefault(asked.id, asked.config)) is not asked.config:
             _refuse_unhashed(first, asked)
         runs.setdefault(asked.id, run)
+    _show_widths(list(runs.values()), configs)
+    remarks += told
     if len(runs) < len(every):
         remarks.append(f"{len(every):,} points are {len(runs):,} run{'s' * (len(runs) > 1)}")
     return list(runs.values()), remarks
@@ -71,9 +75,14 @@ def spelling(found: discovery.FoundStudy) -> Callable[[str], str]:
     return same
 
 
-def _request(found: discovery.FoundStudy, point: Point, axes: Sequence[str], root: Path) -> Request:
+def _request(
+    found: discovery.FoundStudy, point: Point, axes: Sequence[str], root: Path, told: dict[str, None]
+) -> Request:
+    heard: list[str] = []
     try:
-        return request(found, _texts(point), root)
+        asked = request(found, _texts(point), root, heard.append)
+        told |= {f"{asked.config.model.kind}: {sentence}": None for sentence in heard}
+        return asked
     except UserError as error:
         where = ", ".join(f"{key}={point[key]}" for key in axes if key in point)
         raise UserError(f"{error} (at {where})" if where else str(error)) from None
@@ -108,8 +117,24 @@ def _texts(point: Point) -> tuple[str, ...]:
     return tuple(f"{key}={value}" for key, value in point.items())
 
 
-def _value(config: RunBase, key: str) -> Any:
+def resolves_width(run: PlannedRun) -> bool:
+    """Whether the run's width follows from what else is asked of it."""
+    return any(text.startswith(f"{MATCHED}=") for text in run.overrides)
+
+
+def _show_widths(runs: Sequence[PlannedRun], configs: Mapping[str, RunBase]) -> None:
+    """Add model.width to the axes of runs whose widths model.match_params resolved, where they are not all the same."""
+    resolved = {run.id: configs[run.id].model.width for run in runs if resolves_width(run)}
+    if len(set(resolved.values())) > 1:
+        for run in runs:
+            if run.id in resolved:
+                run.axes["model.width"] = resolved[run.id]
+
+
+def _value(config: RunBase, point: Point, key: str) -> Any:
     """The value at `key` as JSON has it; of a choice by kind, its kind."""
+    if key == MATCHED:
+        return int(point[key])
     first = key.partition(".")[0]
     node: Any = config if first in type(config).model_fields else config.study
     for name in key.split("."):

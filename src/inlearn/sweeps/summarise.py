@@ -28,13 +28,15 @@ BOOTSTRAP_RUNS = 10  # below so many, resampling knows too little of the tails
 class Summary:
     """`groups` and `differences` are long tables at full precision; `axes` are the groups' columns in them.
 
-    groups: the axes, set, learner, measure, reference, the marks, step (missing where runs differ), mean, std, low,
-    high, n, not_finite, unit. differences: the axes but the paired one, first, second (its levels), set, measure,
-    reference, the marks, difference (second - first), std, low, high, p, n, not_finite, unit.
+    groups: the axes, what follows from them (`resolved`, see Runs), set, learner, measure, reference, the marks, step
+    (missing where runs differ), mean, std, low, high, n, not_finite, unit. differences: the axes but the paired one,
+    first, second (its levels), set, measure, reference, the marks, difference (second - first), std, low, high, p, n,
+    not_finite, unit.
     """
 
     name: str
     axes: list[str]
+    resolved: list[str]
     over: list[str]
     marks: list[str]
     at: str
@@ -62,7 +64,7 @@ def summarise(runs: Runs, asked: Asked) -> Summary:
         if rows["not_finite"].sum()
     ]
     groups, paired = (_labelled(table, runs, readings.ids, marks) for table in (groups, paired))
-    return Summary(runs.name, axes, over, marks, readings.at, groups, paired, notes)
+    return Summary(runs.name, axes, runs.resolved, over, marks, readings.at, groups, paired, notes)
 
 
 def curves(runs: Runs, asked: Asked) -> pd.DataFrame:
@@ -113,7 +115,7 @@ def _grouped(values: pd.DataFrame, runs: Runs, axes: list[str], marks: list[str]
     found = found.iloc[np.lexsort([np.asarray(key, dtype=float) for key in reversed(keys)])].reset_index(drop=True)
     shown = ["set", "learner", "measure", "reference", *marks, "step"]
     shown += ["mean", "std", "low", "high", "n", "not_finite", "unit"]
-    return with_axes(found, runs, axes)[[*axes, *shown]]
+    return with_axes(found, runs, axes, runs.resolved)[[*axes, *runs.resolved, *shown]]
 
 
 def _ranks(names: pd.Series) -> dict[str, int]:

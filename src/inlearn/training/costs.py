@@ -18,12 +18,16 @@ from inlearn.core.batch import Batch
 
 @dataclass(frozen=True)
 class Cost:
-    """`calls` operators, of which `moving` are no views; `flop` of matrix products alone; `bytes` read and written."""
+    """`calls` operators, of which `moving` are no views; `flop` of matrix products alone; `bytes` read and written.
+
+    elements: computed by operators that are no products and do more than move or fill.
+    """
 
     calls: int = 0
     moving: int = 0
     flop: int = 0
     bytes: int = 0
+    elements: int = 0
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(Cost)))
@@ -44,6 +48,10 @@ class OperatorCounter(TorchDispatchMode):
         super().__init__()
         self.costs: dict[str, Cost] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # torch would import its compiler (a second and more) only to keep it away from this class
+
     @property
     def total(self) -> Cost:
         return sum(self.costs.values(), Cost())
@@ -55,7 +63,9 @@ class OperatorCounter(TorchDispatchMode):
         out = func(*args, **kwargs)
         if func.namespace != "prim":  # questions such as a tensor's device
             moved = _bytes(func, args, kwargs, out)
-            cost = Cost(1, int(moved > 0), _flop(func, args, kwargs, out), moved)
+            flop = _flop(func, args, kwargs, out)
+            elements = _elements(func, out) if moved and not flop else 0
+            cost = Cost(1, int(moved > 0), flop, moved, elements)
             name = func._schema.name
             self.costs[name] = self.costs.get(name, Cost()) + cost
         return out
@@ -82,6 +92,20 @@ def _flop(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Any)
 def attention_flop(q: Sequence[int], k: Sequence[int], v: Sequence[int]) -> int:
     """Forward: scores and mixing of q (B, H, T, d) with k (B, K, S, d) and v (B, K, S, d'), nothing left out."""
     return 2 * q[0] * q[1] * q[2] * k[2] * (q[3] + v[3])
+
+
+MOVING = {
+    *("cat", "stack", "clone", "copy", "copy_", "_to_copy", "_unsafe_view", "constant_pad_nd", "repeat", "flip"),
+    *("embedding", "index", "index_select", "gather", "slice_scatter", "select_scatter", "index_put_", "scatter"),
+    *("zeros", "zeros_like", "new_zeros", "zero_", "ones", "ones_like", "new_ones", "fill_", "full", "full_like"),
+    *("new_full", "scalar_tensor", "arange", "eye", "tril", "triu"),
+}  # they compute no element
+
+
+def _elements(func: Any, out: Any) -> int:
+    if func.overloadpacket.__name__ in MOVING:
+        return 0
+    return sum(t.numel() * (2 if t.is_complex() else 1) for t in _tensors(out))
 
 
 # ---------------------------------------------------------------- bytes
