@@ -170,6 +170,16 @@ def test_a_mistake_in_a_users_study_is_blamed_on_its_line(lookup, tmp_path):
         composed("model.match_params=4000", study=discovery.study(str(broken)))
 
 
+def test_completion_and_help_know_it(command):
+    from types import SimpleNamespace
+
+    from inlearn.cli import common
+
+    context = SimpleNamespace(params={"study": "regression"})
+    assert common.complete_overrides(context, "model.match") == ["model.match_params="]
+    assert "model.match_params" in command("run", "--help")[0]
+
+
 @pytest.fixture
 def command(capsys, monkeypatch):
     """Run the command line here; (stdout, stderr) of what must succeed."""
