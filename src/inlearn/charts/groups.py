@@ -50,12 +50,18 @@ def level_number(level: Any) -> float | None:
 
 
 def values_against(
-    points: pd.DataFrame, styles: Mapping[str, theme.Style], axis: str, title: str, legend: str | None = None
+    points: pd.DataFrame,
+    styles: Mapping[str, theme.Style],
+    axis: str,
+    title: str,
+    legend: str | None = None,
+    scale: ValueScale | None = None,
 ) -> alt.LayerChart:
     """`points` (series, at, mean, low, high) as lines with error bars against `at`; missing ends have no bar.
 
     `at` are numbers, infinity among them: it stands at the right, marked as such. The axis is logarithmic where the
-    numbers are positive and span a factor of 8. ValueError where there is nothing to draw.
+    numbers are positive and span a factor of 8. `scale`: of the values (none: around them). ValueError where there is
+    nothing to draw.
     """
     finite = sorted({at for at in points["at"] if math.isfinite(at)})
     if not finite:
@@ -68,7 +74,7 @@ def values_against(
     shift = {name: (i - (len(styles) - 1) / 2) * room * DODGE for i, name in enumerate(styles)}
     names = {at: ENDLESS if at == math.inf else f"{at:g}" for at in places}
     points = points.assign(level=points["at"].map(names), at=points["at"].map(places) + points["series"].map(shift))
-    scale = ValueScale.around(points["mean"].tolist(), [*points["low"].dropna(), *points["high"].dropna()])
+    scale = scale or ValueScale.around(points["mean"].tolist(), [*points["low"].dropna(), *points["high"].dropna()])
     x, y = _axis({place: names[at] for at, place in places.items()}, axis, log, room), scale.axis("mean", title)
     stroke, dash = theme.line_encodings(styles, legend)
     bars = points.dropna(subset=["low", "high"])

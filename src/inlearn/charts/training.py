@@ -27,17 +27,19 @@ def lines_over_training(
     floors: pd.DataFrame = NO_FLOORS,
     legend: str | None = None,
     bounds: Mapping[str, float] | None = None,
+    scale: ValueScale | None = None,
 ) -> alt.LayerChart:
     """Curves (step, series, mean, low, high) with bands, and horizontal floors (series, name, value) named in the plot.
 
     A floor has the looks of its series: a learner's own, or the curve's that it belongs to (then it is dotted).
     A click on a legend entry shows that curve alone. `title` names the values and their unit. `bounds` are named
     limits; they are drawn where they fall inside what the curves and floors span, and never stretch it.
+    `scale`: of the values (none: around them).
     """
     if points.empty:
         raise ValueError(f"nothing to draw: no values of '{title}'")
     dotted = set(points["series"]) & set(floors["series"])
-    scale = ValueScale.around([*points["mean"], *floors["value"]], [*points["low"], *points["high"]])
+    scale = scale or ValueScale.around([*points["mean"], *floors["value"]], [*points["low"], *points["high"]])
     near = {name: value for name, value in (bounds or {}).items() if scale.low <= value <= scale.high}
     if near:
         limits = pd.DataFrame({"series": list(near), "name": list(near), "value": list(near.values())})

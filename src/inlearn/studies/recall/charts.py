@@ -6,7 +6,9 @@ import altair as alt
 import pandas as pd
 
 from inlearn.charts import groups, tables, theme, training
+from inlearn.charts.axes import ValueScale
 
+SHARE = ValueScale(0.0, 1.05, False)  # on every chart the same, so that runs can be compared
 Figure = tuple[str, str, alt.LayerChart]
 
 AGAINST_PAIRS = {
@@ -57,6 +59,7 @@ def _against_pairs(evaluations: pd.DataFrame, measure: str) -> alt.LayerChart:
         "pairs in the row",
         title,
         "model at a step, or learner",
+        SHARE,
     )
 
 
@@ -68,6 +71,7 @@ def _over_training(evaluations: pd.DataFrame, rows: pd.DataFrame) -> Figure:
             tables.curves(rows.assign(series=_number(rows)), "step", ["series"]),
             groups.ordered_styles(_numbers(rows)),
             "accuracy (fraction)",
+            scale=SHARE,
         ),
     )
 
@@ -76,9 +80,9 @@ def _against_gap(evaluations: pd.DataFrame) -> Figure:
     rows = tables.evaluated(evaluations, "accuracy", "pairs", ("pairs", "gap"))
     last = rows[rows["step"] == rows["step"].max()]
     points = tables.curves(last.assign(series=_number(last)), "gap", ["series"]).rename(columns={"gap": "at"})
-    chart = groups.values_against(
-        points, groups.ordered_styles(_numbers(last)), "positions from key to question, at least", "accuracy (fraction)"
-    )
+    axis = "positions from key to question, at least"
+    styles = groups.ordered_styles(_numbers(last))
+    chart = groups.values_against(points, styles, axis, "accuracy (fraction)", scale=SHARE)
     return (
         "Recall against the gap",
         "At the last evaluation: how far back a key lies from its question, from each power of two up to the next, for "
