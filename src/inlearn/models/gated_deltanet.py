@@ -145,48 +145,51 @@ def chunked(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, beta: Tensor, state:
     same = torch.eye(k.shape[-1], dtype=k.dtype, device=k.device)
     turn, added = torch.baddbmm(whole * same, kept.mT, by_state, alpha=-1), kept.mT @ own
     by_row = (x.unflatten(0, (-1, chunks)) for x in (turn, added))
-    states = _Chain.apply(*by_row, state.flatten(0, -3))
-    first = states[:, :-1].flatten(0, 1)
+    first, last = _Chain.apply(*by_row, state.flatten(0, -3), False)
+    first = first.flatten(0, 1)
     scores = within * (q @ k.mT)
     mixed = torch.baddbmm(scores @ own, torch.baddbmm(g.exp() * q, scores, by_state, alpha=-1), first)
-    return out_of_chunks(mixed.view(*lead, chunks, *mixed.shape[1:]), steps), states[:, -1].view(state.shape)
+    return out_of_chunks(mixed.view(*lead, chunks, *mixed.shape[1:]), steps), last.view(state.shape)
 
 
 @torch.library.custom_op("inlearn::chain", mutates_args=())
-def _chain(turn: Tensor, added: Tensor, state: Tensor) -> Tensor:
-    """(B, n + 1, d, e): S_0 = `state` (B, d, e), S_{c+1} = turn_c S_c + added_c, of turn (B, n, d, d).
+def _chain(turn: Tensor, added: Tensor, state: Tensor, back: bool) -> tuple[Tensor, Tensor]:
+    """S (B, d, e) before each of n steps, (B, n, d, e), and after them. From S = `state`: S <- turn_c S + added_c; or
+    `back` from the last step to the first, S <- turn_c^T S + added_c. turn (B, n, d, d), added (B, n, d, e).
 
-    An operator of its own, so that a compiler takes it whole: unrolled, 41 chunks took minutes.
+    An operator of its own, so that a compiler takes it whole instead of unrolling it.
     """
-    states = _shaped_chain(turn, added, state)
-    states[:, 0] = state
-    for c in range(turn.shape[1]):
-        torch.baddbmm(added[:, c], turn[:, c], states[:, c], out=states[:, c + 1])
-    return states
+    before, _ = _shaped_chain(turn, added, state, back)
+    chunks = range(turn.shape[1])
+    for c in reversed(chunks) if back else chunks:
+        before[:, c] = state
+        state = torch.baddbmm(added[:, c], turn[:, c].mT if back else turn[:, c], state)
+    return before, state
 
 
 @_chain.register_fake
-def _shaped_chain(turn: Tensor, added: Tensor, state: Tensor) -> Tensor:
-    rows, chunks, *size = added.shape
-    return added.new_empty(rows, chunks + 1, *size)
+def _shaped_chain(turn: Tensor, added: Tensor, state: Tensor, back: bool) -> tuple[Tensor, Tensor]:
+    return added.new_empty(added.shape), state.new_empty(state.shape)
 
 
 class _Chain(torch.autograd.Function):
-    """`_chain`. Gradients run through the transposed chain from its end."""
+    """`_chain`, whose gradients are the chain the other way."""
 
     @staticmethod
-    def forward(turn: Tensor, added: Tensor, state: Tensor) -> Tensor:
-        return _chain(turn, added, state)
+    def forward(turn: Tensor, added: Tensor, state: Tensor, back: bool) -> tuple[Tensor, Tensor]:
+        return _chain(turn, added, state, back)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0], output)
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, bool], output: tuple[Tensor, Tensor]) -> None:
+        turn, _, _, ctx.back = inputs
+        ctx.save_for_backward(turn, output[0])
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        turn, states = ctx.saved_tensors
-        back = _Chain.apply(turn.mT.flip(1), gradient[:, :-1].flip(1), gradient[:, -1]).flip(1)
-        return back[:, 1:] @ states[:, :-1].mT, back[:, 1:], back[:, 0]
+    def backward(ctx: Any, of_before: Tensor, of_last: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        turn, before = ctx.saved_tensors
+        after, first = _Chain.apply(turn, of_before, of_last, not ctx.back)
+        of_turn = before @ after.mT if ctx.back else after @ before.mT
+        return of_turn, after, first, None
 
 
 class _Inverse(torch.autograd.Function):
