@@ -65,10 +65,11 @@ def test_every_link_between_pages_leads_somewhere():
 def test_every_preset_that_a_page_names_exists():
     from inlearn.lab import discovery
 
-    known = discovery.study("regression").presets
+    presets = {kind: found.presets for kind, found in discovery.studies().items()}
+    anywhere = {name for known in presets.values() for name in known}
     for page in PAGES:
-        for name in re.findall(r"preset=([\w-]+)", page.read_text()):
-            assert name in known, f"{page}: {name}"
+        for study, name in re.findall(r"(?:inlearn \w+ (\w+) [^`\n]*?)?preset=([\w-]+)", page.read_text()):
+            assert name in presets.get(study, anywhere), f"{page}: {study} {name}"
 
 
 def test_every_command_in_the_guides_tables_is_understood():
@@ -77,5 +78,5 @@ def test_every_command_in_the_guides_tables_is_understood():
     from inlearn.lab.config import compose
 
     for page in PAGES:
-        for command in re.findall(r"`inlearn run regression ([^`…]+)`", page.read_text()):
-            compose(discovery.study("regression"), shlex.split(command))
+        for study, command in re.findall(r"`inlearn run (\w+) ([^`…]+)`", page.read_text()):
+            compose(discovery.study(study), shlex.split(command))

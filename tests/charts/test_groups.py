@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import pandas as pd
 import pytest
@@ -32,6 +33,15 @@ def test_levels_stand_on_a_log_axis_with_infinity_at_its_end():
     assert places[:4] == [0, 1, 2, 3] and places[4] > 3
     for text in ("1", "2", "4", "8", "∞", "count (log scale)"):
         assert f">{text}<" in svg
+
+
+def test_the_legend_has_the_colours_of_the_curves():
+    """Error bars are pale; vega would give the legend their opacity."""
+    styles = groups.ordered_styles(["1", "2"])
+    _, svg = drawn(groups.values_against(points([1, 2], ["1", "2"]), styles, "n", "loss", "count"))
+    symbols = re.findall(r'<g class="mark-symbol role-legend-symbol"[^>]*>(.*?)</g>', svg)
+    assert len(symbols) == 2
+    assert all(re.search(r' (?:stroke-)?opacity="(?!1")', symbol) is None for symbol in symbols)
 
 
 def test_narrow_levels_and_levels_below_zero_stand_on_a_linear_axis():

@@ -97,7 +97,7 @@ def test_a_mistake_in_a_run_is_refused_before_anything_is_made(command, tmp_path
         (["verify", "nobody"], "no run 'nobody'"),
         (["presets", "regresion"], "unknown study"),
         (["describe", "regression", "task.count=0"], "task.count = 0"),
-        (["models", "regression", "model.width=7"], "width = 7"),
+        (["models", "regression", "model=transformer", "model.width=7"], "width = 7"),
         (["table", "select nothing from nowhere"], "nowhere"),
         (["reproduce", "regression/flors"], "did you mean 'regression/floors'?"),
         (["reproduce"], "name a claim, or a tier"),

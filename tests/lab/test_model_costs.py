@@ -151,6 +151,24 @@ def test_a_model_without_a_key_is_left_out_and_said(command):
     assert "lstm is left out: it has no model.heads" in err
 
 
+def test_a_model_that_a_value_does_not_fit_is_left_out_and_said(command):
+    status, out, err = command("regression", "model.width=30")
+    assert status == 0 and set(table(out)) == set(KINDS) - {"transformer", "linear_attention", "gated_deltanet"}
+    assert err.count("\n") == 3 and "transformer is left out: model: width = 30 is not divisible by heads = 4" in err
+    status, out, err = command("regression", "model.match_params=1")
+    assert status == 2 and "model=gated_deltanet: model.match_params = 1: expected at least" in err and not out
+
+
+def test_options_are_shown_as_they_are_typed(command):
+    _, out, _ = command("regression", "model=gated_deltanet", "model.key_width=8", "model.gate=no")
+    rows = {line.split()[0]: " ".join(line.split()[1:]) for line in out.splitlines() if line.strip()}
+    assert rows["model.gate"] == "false true, false"
+    assert rows["model.key_width"] == "8 whole number > 0, none"
+    assert rows["model.mlp"] == "none whole number ≥ 0, none"
+    assert rows["model.norm_eps"] == "1e-05 number > 0"
+    assert rows["model.width"] == "64 whole number > 0 and ≤ 65536"
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -160,6 +178,9 @@ def test_a_model_without_a_key_is_left_out_and_said(command):
         (["model=lstm", "model.heads=2"], "unknown key 'model.heads'"),
         (["model=lstm", "model.match_params=1"], "expected at least"),
         (["heads"], "'heads' is not key=value"),
+        (["taks.dimension=2"], "inlearn: unknown key 'taks.dimension'; did you mean 'task.dimension'?"),
+        (["task.dimension=0"], "inlearn: study.task.dimension = 0: expected greater than 0"),
+        (["model.bidirectional=true"], "inlearn: unknown key 'model.bidirectional'; known: activation,"),
     ],
 )
 def test_mistakes_are_refused_in_one_line(command, words, said):

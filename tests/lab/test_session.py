@@ -105,6 +105,24 @@ def test_a_child_run_starts_from_its_parent(tiny, tmp_path):
 
 
 @pytest.mark.parametrize(
+    "words",
+    [
+        ["model=mamba", "model.activation=swiglu"],
+        ["model=transformer", "model.mlp=0", "model.mlp_bias=false"],
+        ["model=transformer", "model.positions=learned", "model.rotary_base=500"],
+    ],
+)
+def test_a_key_that_changes_nothing_is_refused(words):
+    with pytest.raises(UserError, match=rf"^{words[-1].replace('=', ' = (?i:')}) has no effect: model\."):
+        compose(discovery.study("recall"), words)
+
+
+def test_a_preset_may_set_what_an_override_makes_idle():
+    config = compose(discovery.study("regression"), ["preset=demo", "model.mlp=0"])
+    assert "activation" in config.model.idle()
+
+
+@pytest.mark.parametrize(
     ("start_at", "words"),
     [("nobody@best", "no run 'nobody'"), ("PARENT@7", "no checkpoint at step 7"), ("PARENT", "expected RUN@best")],
 )

@@ -183,6 +183,20 @@ def test_no_decay_overflows(decay: float) -> None:
         assert torch.isfinite(gradient).all()
 
 
+def test_a_small_decay_after_a_large_one_keeps_float32() -> None:
+    """Within a chunk, where nearly all is forgotten now and then and little is in between."""
+    q, k, v, _, beta = inputs(70, 5, 4)
+    decay = torch.where(torch.arange(70) % 7 == 3, -1e5, -0.1).double().view(1, -1, 1).expand(2, 70, 3).clone()
+    given = [x.requires_grad_() for x in (q, k, v, decay, beta, some(2, 3, 5, 4))]
+    single = [x.detach().float().requires_grad_() for x in given]
+    exact, near = one_by_one(*given), chunked(*single)
+    for one, other in zip(near, exact, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=0, atol=3e-6)
+    slow = torch.autograd.grad(sum(x.sum() for x in exact), given)
+    for one, other in zip(torch.autograd.grad(sum(x.sum() for x in near), single), slow, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=0, atol=3e-5)
+
+
 def test_gradients_and_their_gradients_by_finite_differences() -> None:
     given = [x[:1, :, :2].requires_grad_() for x in inputs(5, 3, 2)]
     S = some(1, 2, 3, 2).requires_grad_()

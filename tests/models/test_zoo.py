@@ -242,6 +242,19 @@ def _halved_at(position: int):
     return edit
 
 
+def test_states_that_stopped_being_numbers_are_seen_in_one_pass() -> None:
+    """Not equal to themselves, they would pass for edited at every position, each with all later ones to compute."""
+    model, inputs = built("lstm"), some_inputs(TOKENS, 2, 30)
+    layer, calls = model.blocks[0].recurrence, []
+    with torch.no_grad():
+        layer.bias_ih.fill_(float("nan"))
+    step = layer.step
+    layer.step = lambda *given: calls.append(1) or step(*given)
+    with capture(model, ["blocks.0.recurrence.cell"]) as seen:
+        model(inputs)
+    assert len(calls) == 30 and seen["blocks.0.recurrence.cell"].isnan().all()
+
+
 @every_case
 def test_patching_a_whole_state_makes_one_run_continue_as_another(case: str) -> None:
     """Every part of the state of every layer taken from another run at position 4: the rest follows that run."""
@@ -308,3 +321,9 @@ def test_bfloat16_autocast_stays_close(case: str) -> None:
     outputs.float().square().sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
     assert (outputs.float() - plain).abs().mean() < 0.1 * plain.abs().mean()
+
+
+@every_case
+def test_inputs_without_positions_are_refused(case: str) -> None:
+    with pytest.raises(ValueError, match="no positions"):
+        built(case)(some_inputs(TOKENS, 3, 4)[:, :0])

@@ -87,7 +87,9 @@ def values_against(
     ]
     layers: list[alt.Chart] = []
     if not bars.empty:
-        rules = alt.Chart(theme.coloured(rounded(bars), styles)).mark_rule(strokeWidth=1.5, opacity=0.6, clip=True)
+        # `opacity` would be the legend's too, whose colours would then not be the curves'.
+        pale = {"strokeWidth": 1.5, "strokeOpacity": 0.6, "clip": True}
+        rules = alt.Chart(theme.coloured(rounded(bars), styles)).mark_rule(**pale)
         colour = alt.Stroke("colour:N", scale=None)
         layers.append(rules.encode(x, scale.axis("low", title), alt.Y2("high:Q"), colour))
     shown = alt.Chart(theme.coloured(hovered(points), styles))

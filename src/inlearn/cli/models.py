@@ -7,6 +7,8 @@ import typer
 from inlearn.cli.common import Overrides, complete_studies, say
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from inlearn.core.configuration import Config
     from inlearn.lab.config import RunBase
     from inlearn.lab.discovery import FoundStudy
@@ -39,18 +41,25 @@ def models(study: ForStudy = "regression", overrides: Overrides = None) -> None:
 
 
 def _configurations(found: FoundStudy, overrides: list[str]) -> list[RunBase]:
-    """One a model, or that of the model which `overrides` name. A model without a key that others have is left out."""
+    """One a model, or that of the model which `overrides` name. One that they do not fit is left out."""
     from inlearn.core.configuration import split_override
-    from inlearn.core.errors import UserError
+    from inlearn.core.errors import UserError, unknown
     from inlearn.lab import discovery
     from inlearn.lab.config import compose, dotted_keys
 
     keys = [split_override(text)[0] for text in overrides]
     if "model" in keys:
         return [compose(found, overrides, say=say)]
-    options = {kind: dotted_keys(config, "model.") for kind, config in discovery.models().items()}
-    known = set().union(*options.values())
-    composed = []
+    classes = discovery.models()
+    options = {kind: dotted_keys(config, "model.") for kind, config in classes.items()}
+    known = set().union(*options.values(), *({f"model.{name}" for name in c.STAND_INS} for c in classes.values()))
+    # What is wrong whatever the model is said of none of them.
+    compose(found, [text for text, key in zip(overrides, keys, strict=True) if not key.startswith("model.")])
+    for key in keys:
+        if key.startswith("model.") and key not in known:
+            names = (name.removeprefix("model.") for name in known)
+            raise unknown("key", key.removeprefix("model."), names, "model.")
+    composed, refused = [], {}
     for kind, own in options.items():
         if lacking := [key for key in keys if key in known - own]:
             say(f"{kind} is left out: it has no {', '.join(lacking)}")
@@ -60,7 +69,12 @@ def _configurations(found: FoundStudy, overrides: list[str]) -> list[RunBase]:
                 compose(found, [f"model={kind}", *overrides], say=lambda text, kind=kind: say(f"{kind}: {text}"))
             )
         except UserError as error:
-            raise UserError(f"model={kind}: {error}") from None
+            refused[kind] = error
+    if not composed and refused:
+        kind, error = next(iter(refused.items()))
+        raise UserError(f"model={kind}: {error}")
+    for kind, error in refused.items():
+        say(f"{kind} is left out: {error}")
     return composed
 
 
@@ -77,33 +91,44 @@ def _costs(configs: list[RunBase]) -> tuple[list[tuple[Any, ...]], int]:
 
 def _options(config: Config) -> list[tuple[str, Any, str]]:
     fields = {name: field for name, field in type(config).model_fields.items() if name != "kind"}
-    rows = [(f"model.{name}", getattr(config, name), _accepted(field)) for name, field in fields.items()]
+    rows = [(f"model.{name}", _typed(getattr(config, name)), _accepted(field)) for name, field in fields.items()]
     stand_ins = type(config).STAND_INS.items()
     return rows + [(f"model.{name}", None, f"number that picks model.{field}") for name, field in stand_ins]
 
 
+def _typed(value: Any) -> str:
+    """A value as it is written behind `key=`."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def _accepted(field: Any) -> str:
     """What a field takes, in words: choices, kinds of numbers, limits."""
+    return ", ".join(_spoken(field.annotation, field.metadata))
+
+
+def _spoken(annotation: Any, bounds: Sequence[Any]) -> list[str]:
+    """Each alternative of a type in words; `bounds` are those of its numbers."""
     import types
     from typing import Literal, Union, get_args, get_origin
 
+    origin = get_origin(annotation)
+    if origin is Literal:
+        return [str(choice) for choice in get_args(annotation)]
+    if origin is Annotated:
+        inner, *own = get_args(annotation)
+        return _spoken(inner, [*bounds, *own])
+    if origin in (Union, types.UnionType):
+        return [word for member in get_args(annotation) for word in _spoken(member, bounds)]
     words = {int: "whole number", float: "number", bool: "true, false", str: "text", type(None): "none"}
+    word = words.get(annotation, str(annotation))
+    return [word + _limits(bounds) if annotation in (int, float) else word]
 
-    def spoken(annotation: Any) -> list[str]:
-        origin = get_origin(annotation)
-        if origin is Literal:
-            return [str(choice) for choice in get_args(annotation)]
-        if origin is Annotated:
-            return spoken(get_args(annotation)[0])
-        if origin in (Union, types.UnionType):
-            return [word for member in get_args(annotation) for word in spoken(member)]
-        return [words.get(annotation, str(annotation))]
 
+def _limits(bounds: Sequence[Any]) -> str:
     signs = {"gt": ">", "ge": "≥", "lt": "<", "le": "≤"}
     limits = [
-        f"{sign} {getattr(bound, name):g}"
-        for bound in field.metadata
-        for name, sign in signs.items()
-        if hasattr(bound, name)
+        f"{sign} {getattr(bound, name):g}" for bound in bounds for name, sign in signs.items() if hasattr(bound, name)
     ]
-    return ", ".join(spoken(field.annotation)) + (f" {' and '.join(limits)}" if limits else "")
+    return f" {' and '.join(limits)}" if limits else ""

@@ -151,7 +151,12 @@ def compose(
             raise UserError(f"{key}={value} reads as a sweep axis; a run takes one value (use `inlearn sweep`)")
         assign(root, tree, key, value)
         _fill_kind(tree, root)
-    return _matched(study, root, tree, say) if MATCH in tree.get("model", {}) else resolve(root, tree)
+    config = _matched(study, root, tree, say) if MATCH in tree.get("model", {}) else resolve(root, tree)
+    idle = {f"model.{field}": why for field, why in config.model.idle().items()}
+    for key, value in dotted:  # a preset may set them: who lays model.mlp=0 on it asked for no activation
+        if key in idle:
+            raise UserError(f"{key} = {value} has no effect: {idle[key]}")
+    return config
 
 
 def _fill_kind(tree: dict[str, Any], root: type[RunBase]) -> None:

@@ -19,38 +19,25 @@ or the members of a stack.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inlearn.core import draws
 from inlearn.models import kernels
 from inlearn.models.activations import Point
 from inlearn.models.gated_deltanet_config import GatedDeltaNetConfig
-from inlearn.models.initialise import Law
+from inlearn.models.initialise import Law, LogOfUniform, StepBias
 from inlearn.models.leaves import Linear, RMSNorm, anywhere, beside
-from inlearn.models.linear_attention import full_precision, in_chunks, in_heads, out_of_chunks, read
-from inlearn.models.mamba import StepBias
-from inlearn.models.recurrence import State, literal, through
+from inlearn.models.linear_attention import in_chunks, in_heads, out_of_chunks, read
+from inlearn.models.recurrence import State, full_precision, literal, through
 from inlearn.models.short_convolution import ShortConvolution
 
-WIDE = 32  # keys from which on chunks of 32 positions are quicker than of 16; 64 is never (docs/log.md)
+WIDE = 32  # keys; with more of them chunks of 32 positions are quicker than of 16; 64 is never (docs/log.md)
 NORM_EPS = 1e-6  # beside the square of the norm of a query or key
 
 silu, sigmoid, softplus = anywhere(F.silu), anywhere(torch.sigmoid), anywhere(F.softplus)
-
-
-@dataclass(frozen=True)
-class LogUniform:
-    """The logarithm of a number uniform on (0, high)."""
-
-    high: float
-
-    def draw(self, key: Tensor, shape: tuple[int, ...]) -> Tensor:
-        return (draws.uniform(key, shape[0], shape[1:]) * self.high).log()
 
 
 class GatedDeltaNet(nn.Module):
@@ -80,14 +67,14 @@ class GatedDeltaNet(nn.Module):
         self.state, self.mixed, self.output = Point(), Point(), Point()
 
     def own_laws(self) -> dict[str, Law]:
-        return {"A_log": LogUniform(16.0), "dt_bias": StepBias(1e-3, 0.1, 1e-4)} if self.config.gate else {}
+        return {"A_log": LogOfUniform(16.0), "dt_bias": StepBias(1e-3, 0.1, 1e-4)} if self.config.gate else {}
 
     def forward(self, x: Tensor, state: State | None, before: int) -> tuple[Tensor, State]:
         """x (..., N, T, C) to what is added to the stream, and the state after the last position."""
         config, dtype = self.config, self.q.weight.dtype
         projected = [leaf(x).to(dtype) for leaf in (self.q, self.k, self.v, self.b)]
         rate, gate = (self.a(x).to(dtype), self.g(x).to(dtype)) if config.gate else (None, None)
-        with full_precision(x):
+        with full_precision(x.device):
             S, *past = (None,) * 4 if state is None else state
             convolutions = (self.q_conv, self.k_conv, self.v_conv)
             seen = [conv(y, known) for conv, y, known in zip(convolutions, projected, past, strict=False)]
@@ -136,19 +123,20 @@ def chunked(q: Tensor, k: Tensor, v: Tensor, decay: Tensor, beta: Tensor, state:
     q, k, v, decay, beta = (in_chunks(x, length) for x in (q, k, v, decay.unsqueeze(-1), beta.unsqueeze(-1)))
     chunks = q.shape[-3]
     q, k, v, decay, beta = (x.reshape(-1, *x.shape[-2:]) for x in (q, k, v, decay, beta))
-    g = decay.cumsum(-2)  # (B, L, 1), B of all heads' chunks
-    later = torch.full((length, length), float("-inf"), dtype=g.dtype, device=g.device).triu(1)
-    within = (g - g.mT + later).exp()  # (B, L, L), e^{g_i - g_j} or 0
+    since = decay.cumsum(-2).exp()  # (B, L, 1), e^{g_i}, B of all heads' chunks
+    later = torch.full((length, length), float("-inf"), dtype=q.dtype, device=q.device).triu(1)
+    # (B, L, L), e^{g_i - g_j} or 0. Each sum on its own: a difference of sums loses a small decay after a large one.
+    within = (decay.expand(-1, -1, length).tril(-1).cumsum(-2) + later).exp()
     solved = _Inverse.apply(within * (k @ k.mT) * beta) * beta.mT
-    own, by_state = solved @ v, (solved * g.exp().mT) @ k  # U = own - by_state S
-    kept, whole = k * (g[:, -1:] - g).exp(), g[:, -1:].exp()
+    own, by_state = solved @ v, (solved * since.mT) @ k  # U = own - by_state S
+    kept, whole = k * within[:, -1:].mT, since[:, -1:]
     same = torch.eye(k.shape[-1], dtype=k.dtype, device=k.device)
     turn, added = torch.baddbmm(whole * same, kept.mT, by_state, alpha=-1), kept.mT @ own
     by_row = (x.unflatten(0, (-1, chunks)) for x in (turn, added))
     first, last = _Chain.apply(*by_row, state.flatten(0, -3), False)
     first = first.flatten(0, 1)
     scores = within * (q @ k.mT)
-    mixed = torch.baddbmm(scores @ own, torch.baddbmm(g.exp() * q, scores, by_state, alpha=-1), first)
+    mixed = torch.baddbmm(scores @ own, torch.baddbmm(since * q, scores, by_state, alpha=-1), first)
     return out_of_chunks(mixed.view(*lead, chunks, *mixed.shape[1:]), steps), last.view(state.shape)
 
 

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from inlearn.models.leaves import anywhere, linear
-from inlearn.models.recurrence import State
-from inlearn.models.recurrent_layer import RecurrentLayer, count_flop, library, members_first, once, without_autocast
+from inlearn.models.recurrence import State, full_precision
+from inlearn.models.recurrent_layer import RecurrentLayer, count_flop, library, members_first, once
 
 sigmoid = anywhere(torch.sigmoid)
 
@@ -62,7 +62,7 @@ class _GRU(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, of_states: Tensor, _gates: Tensor, _candidates: Tensor) -> tuple[Tensor, ...]:
-        with without_autocast(of_states.device):
+        with full_precision(of_states.device):
             return once(_backward, of_states, *ctx.saved_tensors)
 
 

@@ -62,6 +62,40 @@ class Truncated:
         return (torch.erfinv(u * inside) * math.sqrt(2) * self.std).float()
 
 
+@dataclass(frozen=True)
+class LogUniform:
+    """The logarithm of what is log-uniform on (low, high)."""
+
+    low: float
+    high: float
+
+    def draw(self, key: Tensor, shape: tuple[int, ...]) -> Tensor:
+        return draws.uniform(key, shape[0], shape[1:]) * math.log(self.high / self.low) + math.log(self.low)
+
+
+@dataclass(frozen=True)
+class LogOfUniform:
+    """The logarithm of what is uniform on (0, high)."""
+
+    high: float
+
+    def draw(self, key: Tensor, shape: tuple[int, ...]) -> Tensor:
+        return (draws.uniform(key, shape[0], shape[1:]) * self.high).log()
+
+
+@dataclass(frozen=True)
+class StepBias:
+    """What softplus makes log-uniform on (low, high), raised to `floor`."""
+
+    low: float
+    high: float
+    floor: float
+
+    def draw(self, key: Tensor, shape: tuple[int, ...]) -> Tensor:
+        step = LogUniform(self.low, self.high).draw(key, shape).exp().clamp(min=self.floor)
+        return step + torch.log(-torch.expm1(-step))
+
+
 class Initialisable(Protocol):
     """A model that knows its own laws."""
 

@@ -10,8 +10,6 @@ Shapes: N rows, T positions, C width, H heads of d, n chunks of L positions; "..
 
 from __future__ import annotations
 
-import contextlib
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,7 +18,7 @@ from inlearn.models import kernels
 from inlearn.models.activations import Point
 from inlearn.models.leaves import Linear
 from inlearn.models.linear_attention_config import LinearAttentionConfig
-from inlearn.models.recurrence import State, literal, through
+from inlearn.models.recurrence import State, full_precision, literal, through
 
 CHUNK = 32  # positions; 16 and 64 are as quick at width 64, 128 half as quick
 
@@ -46,7 +44,7 @@ class LinearAttention(nn.Module):
         """x (..., N, T, C) to what is added to the stream, and the state after the last position."""
         d, dtype = self.config.head_width, self.q.weight.dtype
         q, k, v = (in_heads(leaf(x).to(dtype), d) for leaf in (self.q, self.k, self.v))
-        with full_precision(x):
+        with full_precision(x.device):
             if self.normaliser is not None:
                 q, k = positive(q), positive(k)
             q, k, v = self.query(q), self.key(k), self.value(v)
@@ -99,14 +97,6 @@ def chunked(q: Tensor, k: Tensor, v: Tensor, state: Tensor) -> tuple[Tensor, Ten
 def positive(x: Tensor) -> Tensor:
     """elu(x) + 1, without the rounding of exp(x) - 1 + 1, which is 0 below x = -17."""
     return torch.relu(x) + x.clamp(max=0).exp()
-
-
-def full_precision(x: Tensor) -> contextlib.AbstractContextManager:
-    """Within the block nothing is computed in autocast's precision."""
-    kind = x.device.type
-    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
-        return torch.autocast(kind, enabled=False)
-    return contextlib.nullcontext()
 
 
 def in_heads(x: Tensor, d: int) -> Tensor:

@@ -5,17 +5,15 @@ Shapes: N rows, T positions, C width, I inner channels, S states a channel; "...
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inlearn.core import draws
 from inlearn.models import kernels
 from inlearn.models.activations import Point
-from inlearn.models.initialise import Constant, Law, Uniform
+from inlearn.models.initialise import Constant, Law, StepBias, Uniform
 from inlearn.models.leaves import Linear, anywhere, beside, linear
 from inlearn.models.mamba_config import MambaConfig
 from inlearn.models.recurrence import State, literal, through
@@ -31,20 +29,6 @@ class LogOfCount:
 
     def draw(self, key: Tensor, shape: tuple[int, ...]) -> Tensor:
         return torch.arange(1, shape[-1] + 1).log().expand(shape)
-
-
-@dataclass(frozen=True)
-class StepBias:
-    """What softplus makes log-uniform in (low, high), raised to `floor`."""
-
-    low: float
-    high: float
-    floor: float
-
-    def draw(self, key: Tensor, shape: tuple[int, ...]) -> Tensor:
-        exponent = draws.uniform(key, shape[0], shape[1:]) * math.log(self.high / self.low) + math.log(self.low)
-        step = exponent.exp().clamp(min=self.floor)
-        return step + torch.log(-torch.expm1(-step))
 
 
 class Mamba(nn.Module):

@@ -43,6 +43,10 @@ class ModelConfig(Config):
             raise ValueError(f"init_std = {self.init_std} has no meaning with init = uniform")
         return self
 
+    def idle(self) -> dict[str, str]:
+        """Fields that change nothing beside the others' values, each with the reason: refused where asked for."""
+        return {}
+
 
 class ResidualConfig(ModelConfig):
     """A stack of pre-norm blocks: x <- x + mixer(norm(x)), then x <- x + mlp(norm(x)).
@@ -56,6 +60,9 @@ class ResidualConfig(ModelConfig):
     norm_eps: PositiveFloat = 1e-5
     final_norm: bool = True
     mlp_bias: bool = True
+
+    def idle(self) -> dict[str, str]:
+        return {} if self.mlp_width else dict.fromkeys(("activation", "mlp_bias"), "model.mlp = 0 leaves out the MLP")
 
     @property
     def mlp_width(self) -> int:

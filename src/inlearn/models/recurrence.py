@@ -38,6 +38,14 @@ def literal(*points: Point) -> bool:
     return _forced[0] or any(point.hooked for point in points)
 
 
+def full_precision(device: torch.device) -> contextlib.AbstractContextManager:
+    """Within the block nothing is computed in autocast's precision: rounding errors of a recurrence add up."""
+    kind = device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return contextlib.nullcontext()
+
+
 def trace(step: Step, state: State, inputs: Sequence[Tensor], axis: int) -> State:
     """The states after each of T positions, given `inputs` (..., N, T, *) whose positions lie along `axis`."""
     states = []
@@ -97,7 +105,8 @@ def _next_change(before: State, after: State, place: int, axis: int) -> int:
     for one, other in zip(reversed(before), reversed(after), strict=True):
         if one.shape != other.shape:
             raise ValueError(f"an edit made states of shape {tuple(other.shape)} of {tuple(one.shape)}")
-        changed.append((one != other).movedim(axis, 0).flatten(1).any(1).cpu())
+        differs = (one != other) & ~(one.isnan() & other.isnan())
+        changed.append(differs.movedim(axis, 0).flatten(1).any(1).cpu())
     places = torch.stack(changed, 1).flatten()
     later = places[place:].nonzero()
     return place + int(later[0]) if len(later) else len(places)

@@ -5,7 +5,6 @@ Shapes: N rows, T positions, C width, G gates; "..." is nothing or the E members
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from torch.utils.flop_counter import register_flop_formula
 from inlearn.core import draws
 from inlearn.models.activations import Point
 from inlearn.models.initialise import Constant, Law, Normal, Uniform
-from inlearn.models.recurrence import State, literal, through
+from inlearn.models.recurrence import State, full_precision, literal, through
 from inlearn.models.recurrent_options import RecurrentConfig
 
 
@@ -50,9 +49,9 @@ class RecurrentLayer(nn.Module):
     def forward(self, x: Tensor, state: State | None = None, before: int = 0) -> tuple[Tensor, State]:
         """x (..., N, T, C), `before` positions into its rows, to the same, and the state after the last position.
 
-        Computes in the weights' precision, under autocast too: rounding errors of a recurrence add up.
+        Computes in the weights' precision, under autocast too.
         """
-        with without_autocast(x.device):
+        with full_precision(x.device):
             x = x.to(self.weight_ih.dtype)
             if state is None:
                 state = tuple(x.new_zeros(*x.shape[:-2], x.shape[-1]) for _ in self.points)
@@ -92,12 +91,6 @@ class RecurrentLayer(nn.Module):
             case _:
                 hidden = Orthogonal()
         return laws | {"weight_ih": Uniform((6 / (wide + width)) ** 0.5), "weight_hh": hidden}
-
-
-def without_autocast(device: torch.device) -> contextlib.AbstractContextManager:
-    if device.type == "meta":  # of which autocast has not heard
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, enabled=False)
 
 
 def library(

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from inlearn.models.leaves import Dropout, linear
-from inlearn.models.recurrence import State
-from inlearn.models.recurrent_layer import RecurrentLayer, count_flop, library, members_first, once, without_autocast
+from inlearn.models.recurrence import State, full_precision
+from inlearn.models.recurrent_layer import RecurrentLayer, count_flop, library, members_first, once
 from inlearn.models.rnn_config import RNNConfig
 
 
@@ -72,7 +72,7 @@ class _RNN(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, of_states: Tensor) -> tuple[Tensor | None, ...]:
-        with without_autocast(of_states.device):
+        with full_precision(of_states.device):
             return *once(_backward, of_states, *ctx.saved_tensors, ctx.keep, ctx.relu), None, None, None
 
 

@@ -18,26 +18,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from inlearn.core import draws
 from inlearn.models.activations import Point
-from inlearn.models.initialise import Constant, Law, Normal
+from inlearn.models.initialise import Constant, Law, LogUniform, Normal
 from inlearn.models.leaves import Dropout, Linear, anywhere, beside
-from inlearn.models.recurrence import State, literal, through
+from inlearn.models.recurrence import State, full_precision, literal, through
 from inlearn.models.s4d_config import S4DConfig
 
 CHUNK = 64
 gelu, sigmoid = anywhere(F.gelu), anywhere(torch.sigmoid)
-
-
-@dataclass(frozen=True)
-class LogUniform:
-    """The logarithm of what is log-uniform on (low, high)."""
-
-    low: float
-    high: float
-
-    def draw(self, key: Tensor, shape: tuple[int, ...]) -> Tensor:
-        return draws.uniform(key, shape[0], shape[1:]) * math.log(self.high / self.low) + math.log(self.low)
 
 
 @dataclass(frozen=True)
@@ -92,7 +80,7 @@ class S4D(nn.Module):
 
     def forward(self, x: Tensor, state: State | None, before: int) -> tuple[Tensor, State]:
         """x (..., N, T, C) to what the mixer adds, and the state after the last position."""
-        with torch.autocast(x.device.type, enabled=False):
+        with full_precision(x.device):
             u = x.to(self.log_dt.dtype)
             h = u.new_zeros(*u.shape[:-2], u.shape[-1], self.config.state) if state is None else state[0]
             y, h = (self._literal if u.shape[-2] == 1 or literal(self.state) else self._chunked)(u, h)

@@ -80,13 +80,15 @@ class SequenceModel(nn.Module):
 
         `scored`, columns or (n,) indices of the N * T positions, is the same for each member; what no scored position
         needs is not computed. Raises UserError for more positions than a learned table has, ValueError for a state
-        that does not fit the rows or was cut.
+        that does not fit the rows or was cut, and for inputs without positions.
         """
         axis = -1 if isinstance(self.interface.inputs, Tokens) else -2
         before = 0 if state is None else state.length
         if state is not None and state.cut:
             raise ValueError(f"this state lacks the {state.cut} positions after the last scored one")
         rows, steps = inputs.shape[axis - 1], inputs.shape[axis]
+        if not steps:
+            raise ValueError(f"inputs of shape {tuple(inputs.shape)} have no positions")
         if self.table is not None and before + steps > self.table.length:
             raise UserError(
                 f"{before + steps} positions, but model.positions = {self.config.positions} has a table of "
@@ -130,7 +132,7 @@ class ResidualModel(SequenceModel):
 
 
 class RecurrentModel(SequenceModel):
-    """Recurrent layers, one upon another, as `layer(last)` makes them."""
+    """Recurrent layers, one upon another, each made by `layer()`."""
 
     def __init__(self, config: ModelConfig, interface: Interface, layer: Callable[[], nn.Module]) -> None:
         super().__init__(

@@ -53,6 +53,12 @@ class TransformerConfig(ResidualConfig):
             raise ValueError("output_bias = true needs output_projection = true")
         return self
 
+    def idle(self) -> dict[str, str]:
+        if self.positions == "rotary":
+            return super().idle()
+        why = f"model.positions = {self.positions} turns nothing"
+        return super().idle() | {"rotary_base": why, "rotary_scale": why}
+
     @property
     def head_width(self) -> int:
         return self.width // self.heads
