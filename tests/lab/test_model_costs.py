@@ -156,7 +156,9 @@ def test_a_model_that_a_value_does_not_fit_is_left_out_and_said(command):
     assert status == 0 and set(table(out)) == set(KINDS) - {"transformer", "linear_attention", "gated_deltanet"}
     assert err.count("\n") == 3 and "transformer is left out: model: width = 30 is not divisible by heads = 4" in err
     status, out, err = command("regression", "model.match_params=1")
-    assert status == 2 and "model=gated_deltanet: model.match_params = 1: expected at least" in err and not out
+    assert status == 2 and "gated_deltanet: model.match_params = 1: expected at least" in err and not out
+    status, out, err = command("regression", "model.heads=2", "model.forget_bias=1")
+    assert status == 2 and "lstm: it has no model.heads; " in err and not out
 
 
 def test_options_are_shown_as_they_are_typed(command):

@@ -231,12 +231,12 @@ def test_on_a_gpu(printed, tiny):
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 
-def divided(device, data=0.0, products=0.0, others=0.0, calls=0, launch=0.0, inside=10.0):
+def divided(device, data=0.0, products=0.0, others=0.0, calls=0, launch=0.0, inside=10.0, compiles=True):
     operators = [Operator("mm", products, 1, 10**9, None), Operator("add", others, calls, 0, None)]
     cost = StepCost({"aten::mm": Cost(0, 0, 10**9), "aten::add": Cost(calls)}, 0)
     shares = limits(inside, data, operators, inside, cost, launch, device)
     assert math.isclose(sum(shares.values()), 1.0)
-    return shares, verdict(shares, operators, 1e12, device)
+    return shares, verdict(shares, operators, 1e12, device, compiles=compiles)
 
 
 def test_the_largest_share_is_named():
@@ -250,6 +250,8 @@ def test_the_largest_share_is_named():
     )
     assert "only move numbers" in divided(CPU, others=8.0)[1]
     assert "between the operators" in divided(CPU)[1]
+    assert "execution.step=compiled" in divided(CPU, others=8.0)[1]
+    assert "execution.step" not in divided(CPU, others=8.0, compiles=False)[1] + divided(CPU, compiles=False)[1]
     assert "making batches: 50%" in divided(CPU, data=10.0, others=6.0)[1]
 
 

@@ -59,22 +59,22 @@ def _configurations(found: FoundStudy, overrides: list[str]) -> list[RunBase]:
         if key.startswith("model.") and key not in known:
             names = (name.removeprefix("model.") for name in known)
             raise unknown("key", key.removeprefix("model."), names, "model.")
-    composed, refused = [], {}
+    composed, left_out = [], {}
     for kind, own in options.items():
         if lacking := [key for key in keys if key in known - own]:
-            say(f"{kind} is left out: it has no {', '.join(lacking)}")
+            left_out[kind] = f"it has no {', '.join(lacking)}"
             continue
         try:
             composed.append(
                 compose(found, [f"model={kind}", *overrides], say=lambda text, kind=kind: say(f"{kind}: {text}"))
             )
         except UserError as error:
-            refused[kind] = error
-    if not composed and refused:
-        kind, error = next(iter(refused.items()))
-        raise UserError(f"model={kind}: {error}")
-    for kind, error in refused.items():
-        say(f"{kind} is left out: {error}")
+            left_out[kind] = str(error)
+    if not composed:
+        why = "; ".join(f"{kind}: {reason}" for kind, reason in left_out.items())
+        raise UserError(f"no model is possible with {' '.join(overrides)}: {why}")
+    for kind, reason in left_out.items():
+        say(f"{kind} is left out: {reason}")
     return composed
 
 

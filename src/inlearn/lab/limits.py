@@ -59,13 +59,17 @@ def verdict(
     product_rate: float,
     device: torch.device,
     stacks: bool = True,
+    compiles: bool = True,
 ) -> str:
-    """One sentence: the largest share of the step, and what would make it smaller; `stacks`: whether one would."""
+    """One sentence: the largest share of the step, and what would make it smaller.
+
+    `stacks`, `compiles`: whether a stack would, and whether the run's updates can be compiled (on a CPU).
+    """
     name = max(shares, key=lambda cause: shares[cause])
     products = [o for o in operators if o.flop]
     took = sum(o.ms for o in products)
     near = sum(o.flop for o in products) / (took / 1e3) / product_rate if took else 0.0
-    fused = "CUDA graphs, " if device.type == "cuda" else "execution.step=compiled, "
+    fused = "CUDA graphs, " if device.type == "cuda" else "execution.step=compiled, " if compiles else ""
     stack = ", or a stack of runs (inlearn sweep)" if stacks else ""
     what, help_ = {
         "data": ("making batches", "drawing several steps at once, or on the device where the model is"),
@@ -75,7 +79,10 @@ def verdict(
             if near >= NEAR
             else f"larger ones (batch, width){stack}",
         ),
-        "memory": ("operators that only move numbers", f"fusing them ({fused[:-2]}), fewer copies, a lower precision"),
+        "memory": (
+            "operators that only move numbers",
+            (f"fusing them ({fused[:-2]}), " if fused else "") + "fewer copies, a lower precision",
+        ),
         "launches": ("starting operators", f"{fused}a larger batch{stack}"),
         "python": (
             "what is between the operators (Python, autograd)",

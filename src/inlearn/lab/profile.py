@@ -14,7 +14,7 @@ from inlearn.core import device as devices
 from inlearn.core.contract import Task
 from inlearn.core.errors import UserError
 from inlearn.lab import discovery
-from inlearn.lab.build import build, build_trainer
+from inlearn.lab.build import build, build_trainer, why_not_compiled
 from inlearn.lab.described import blamed_on
 from inlearn.lab.limits import Operator, limits, verdict
 from inlearn.lab.request import request
@@ -98,10 +98,13 @@ def profile(
         trainer = build_trainer(built)
         if asked.parent is not None:
             carry_over(trainer, root, asked.parent)
-        return examine(trainer, built.tasks[0], found.kind, config.precision, steps)
+        compiles = why_not_compiled(built) is None
+        return examine(trainer, built.tasks[0], found.kind, config.precision, steps, compiles)
 
 
-def examine(trainer: Trainer, task: Task, study: str, precision: str, steps: int | None = None) -> Profile:
+def examine(
+    trainer: Trainer, task: Task, study: str, precision: str, steps: int | None = None, compiles: bool = True
+) -> Profile:
     """Profile `trainer`, which trains on meanwhile, at the threads that torch has now."""
     device = trainer.device
     parts, waited, timed = _timed(trainer, task, steps)
@@ -140,7 +143,7 @@ def examine(trainer: Trainer, task: Task, study: str, precision: str, steps: int
         launch_us=launch * 1e6,
         floor_ms=cost.floor(rate, copy_rate(device, cost.compulsory)) * 1e3,
         limits=shares,
-        verdict=verdict(shares, operators, rate, device, stacks),
+        verdict=verdict(shares, operators, rate, device, stacks, compiles),
     )
 
 

@@ -27,6 +27,6 @@ def updates_of(sittings: Collection[Sitting], one: Updated) -> DeviceUpdates | N
             sitting.folder.amend_segment(step="eager")
 
     if launch == "compiled":
-        say("the first update compiles, which takes some 20 seconds")
+        say("the first update compiles, which takes 20 to 60 seconds")
         return one.compile(gave_up)
     return DeviceUpdates(one, say, gave_up)
