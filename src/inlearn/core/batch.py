@@ -39,6 +39,9 @@ class Batch:
     marks: Mapping[str, Tensor] = field(default_factory=dict)  # (N,) | (N, T) int64: what measures are sliced by
     latents: Any = None  # what generated the rows
     columns: slice | None = None  # the scored positions of every row, where the task has them fixed: nobody has to look
+    feedback: Tensor | None = (
+        None  # (N, T) bool: this input is the symbol that the learner thought likeliest just before
+    )
 
     @property
     def rows(self) -> int:
@@ -133,7 +136,8 @@ class Batch:
         prefix = None if self.prefix is None else self.prefix.to(device)
         latents = self.latents.to(device) if hasattr(self.latents, "to") else self.latents
         tensors = {name: getattr(self, name).to(device) for name in ("inputs", "targets", "weights")}
-        return replace(self, **tensors, prefix=prefix, marks=moved, latents=latents)
+        feedback = None if self.feedback is None else self.feedback.to(device)
+        return replace(self, **tensors, prefix=prefix, marks=moved, latents=latents, feedback=feedback)
 
     def check(self, interface: Interface) -> None:
         """Raise `ValueError` where the batch breaks the contract. For tests and `inlearn doctor`; not in the loop."""
@@ -149,6 +153,8 @@ class Batch:
                 )
             if isinstance(space, Tokens) and not (int(values.min()) >= 0 and int(values.max()) < space.size):
                 raise ValueError(f"{name} has symbols outside 0..{space.size - 1}")
+            if isinstance(space, Tokens) and space.among and (values[self.weights > 0] >= space.among).any():
+                raise ValueError(f"{name} has symbols that cannot come up: {space.among} or above")
             if not torch.isfinite(values).all():
                 raise ValueError(f"{name} has values that are not finite")
         if isinstance(interface.inputs, Vectors) and self.inputs.shape[-1] != interface.inputs.dim:
@@ -165,6 +171,10 @@ class Batch:
         if (self.weights < 0).any() or not (self.weights > 0).any():
             raise ValueError("weights must be non-negative with at least one scored position")
         self.check_columns()
+        if self.feedback is not None and (self.feedback.dtype != torch.bool or self.feedback.shape != (rows, steps)):
+            raise ValueError("feedback must be bool of shape (N, T)")
+        if self.feedback is not None and self.feedback[:, 0].any():
+            raise ValueError("the first input has no position before it to come from")
         for name, mark in self.marks.items():
             if mark.dtype != torch.int64 or tuple(mark.shape) not in ((rows,), (rows, steps)):
                 raise ValueError(f"mark '{name}' must be int64 of shape (N,) or (N, T)")

@@ -9,22 +9,35 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """A position carries one of `size` symbols. A prediction is (..., size) log-probabilities; losses are in nats."""
+    """A position carries one of `size` symbols. A prediction is (..., size) log-probabilities; losses are in nats.
+
+    `among`: only the first so many can come up, so no learner gives the others any probability. One head then serves
+    problems with fewer symbols, and nothing is lost between them.
+    """
 
     size: int
+    among: int | None = None
     unit: ClassVar[str] = "nats"
 
     @property
     def width(self) -> int:
         return self.size
 
+    def read_alike(self, other: Space) -> bool:
+        """Whether one model can serve both: the same symbols, whichever of them can come up."""
+        return isinstance(other, Tokens) and other.size == self.size
+
     def prediction(self, outputs: Tensor) -> Tensor:
-        return outputs.log_softmax(-1)
+        if self.among is None:
+            return outputs.log_softmax(-1)
+        possible = outputs[..., : self.among].log_softmax(-1)
+        return F.pad(possible, (0, self.size - self.among), value=float("-inf"))
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy per position: -log p(target)."""
@@ -52,6 +65,9 @@ class Vectors:
     @property
     def width(self) -> int:
         return self.dim
+
+    def read_alike(self, other: Space) -> bool:
+        return other == self
 
     def prediction(self, outputs: Tensor) -> Tensor:
         return outputs if self.answers is None else outputs[..., : self.answers]

@@ -20,7 +20,7 @@ from inlearn.core.device import autocast
 from inlearn.core.draws import Address, StreamSeeds
 from inlearn.core.errors import unknown
 from inlearn.evaluation.sums import Grouping, Summary
-from inlearn.models.forward import outputs_at_scored
+from inlearn.models.forward import outputs_at_scored, outputs_running_freely
 
 Predict = Callable[[Batch], Tensor]
 """Predictions (n, width) at a batch's scored positions."""
@@ -110,7 +110,8 @@ class Evaluator:
             prediction = predict(chunk).double()
             for measure in measures:
                 values.setdefault((measure, None), []).append(measure.value(chunk.batch, space, prediction))
-            for name, reference in chunk.references.items():
+            # Learners that run freely soon read different rows, and are asked different questions.
+            for name, reference in chunk.references.items() if chunk.batch.feedback is None else ():
                 distance = replace(loss, name="distance", unit=space.unit)
                 values.setdefault((distance, name), []).append(space.divergence(reference, prediction))
             batches.append(chunk.batch)
@@ -211,7 +212,10 @@ def predictor(
         model.eval()
         try:
             with without_gradients(), autocast(device, precision):
-                outputs = outputs_at_scored(model, moved)
+                if moved.feedback is None:
+                    outputs = outputs_at_scored(model, moved)
+                else:
+                    outputs = outputs_running_freely(model, moved, space)
             return space.prediction(outputs.cpu().double())  # in this order: mps has no float64
         finally:
             model.train(training)

@@ -71,6 +71,10 @@ def build(config: RunBase, ranks: Ranks = ALONE) -> Built:
             batch.check_columns()
         except ValueError as error:
             raise UserError(f"study {config.study.kind}, task 'train': {error}") from None
+        if batch.feedback is not None:
+            raise UserError(
+                f"study {config.study.kind}, task 'train': rows with feedback are for evaluation sets alone"
+            )
     _check_step(built)
     return built
 
@@ -159,8 +163,8 @@ def _phase_study(config: RunBase, index: int, interface: Interface) -> Study:
         raise UserError(f"training.phases.{index}.study: {error}") from None
     study = changed.build(config.seeds.following(config.seed), config.training.batch)
     task = study.tasks["train"]
-    if (task.interface.inputs, task.interface.outputs) != (interface.inputs, interface.outputs):
-        there, here = task.interface, interface
+    there, here = task.interface, interface
+    if not (there.inputs.read_alike(here.inputs) and there.outputs.read_alike(here.outputs)):
         raise UserError(
             f"training.phases.{index}.study changes what the model reads or answers: {there} against {here}"
         )

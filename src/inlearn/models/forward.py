@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from inlearn.core.batch import Batch
 from inlearn.core.contract import Model
 from inlearn.core.draws import Address, Addresses
+from inlearn.core.spaces import Tokens
 from inlearn.models.leaves import set_dropout
 
 
@@ -25,6 +27,25 @@ def outputs_at_scored(model: Model, batch: Batch, dropout: Address | Addresses |
     if dropout is not None:
         set_dropout(model, dropout, first)
     return model(_as_weights(model, batch.inputs), state, scored=batch.where)[0]
+
+
+def outputs_running_freely(model: Model, batch: Batch, space: Tokens) -> Tensor:
+    """Like `outputs_at_scored`, but inputs under `batch.feedback` are the model's own likeliest symbols just before.
+
+    Positions that come before any feedback are read at once, the others one by one, all rows together.
+    """
+    state, inputs, feedback = None, batch.inputs, batch.feedback
+    if batch.prefix is not None:
+        _, state = model(batch.prefix, scored=slice(0, 0))
+    first = int(feedback.any(0).nonzero()[0])
+    outputs, state = model(inputs[:, :first], state)
+    every = [outputs]
+    for position in range(first, inputs.shape[1]):
+        said = space.prediction(every[-1][:, -1]).argmax(-1)
+        read = torch.where(feedback[:, position], said, inputs[:, position])
+        outputs, state = model(read[:, None], state)
+        every.append(outputs)
+    return batch.at_scored(torch.cat(every, 1))
 
 
 def _as_weights(model: Model, inputs: Tensor) -> Tensor:
