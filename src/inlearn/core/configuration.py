@@ -47,6 +47,11 @@ class StudyConfig(Config):
         """The live study; `seeds` says one seed a stream, `batch` the rows of a training step."""
         raise NotImplementedError
 
+    @property
+    def rows_an_epoch(self) -> int | None:
+        """How many different rows training sees before they come round again; none: they never do."""
+        return None
+
     def fingerprints(self) -> Mapping[str, str]:
         """Prepared data by name, as hashes of content: part of a run's identity, unlike the data's paths.
 

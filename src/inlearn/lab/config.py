@@ -2,7 +2,8 @@
 
 Order: defaults < preset < group choice (`model=lstm` drops the preset's model keys) < dotted keys. A key that the
 run itself does not have is looked up in its study: `task.count=16` is `study.task.count=16`. `model.match_params` is
-no key of a run: it is resolved here to the model.width that is stored and hashed (matching.py).
+no key of a run: it is resolved here to the model.width that is stored and hashed (matching.py), and `training.epochs` to
+training.steps (epochs.py).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from pydantic import Field, PositiveInt, create_model, field_validator
 from inlearn.core.configuration import Config, assign, digest, kind_of, merge, resolve, split_override, variants
 from inlearn.core.errors import EnvironmentFault, UserError, unknown
 from inlearn.lab import discovery
+from inlearn.lab.epochs import in_steps
 from inlearn.training.config import Record, Training
 
 NUMERICS = 1
@@ -151,6 +153,7 @@ def compose(
             raise UserError(f"{key}={value} reads as a sweep axis; a run takes one value (use `inlearn sweep`)")
         assign(root, tree, key, value)
         _fill_kind(tree, root)
+    tree = in_steps(root, tree, say)
     config = _matched(study, root, tree, say) if MATCH in tree.get("model", {}) else resolve(root, tree)
     idle = {f"model.{field}": why for field, why in config.model.idle().items()}
     for key, value in dotted:  # a preset may set them: who lays model.mlp=0 on it asked for no activation
@@ -213,6 +216,11 @@ def _refuse_repeats(pairs: Sequence[tuple[str, str]]) -> None:
             raise UserError(f"{key} is given twice: {seen[key]} and {value}")
     if {MATCHED, "model.width"} <= seen.keys():
         raise UserError(TWO_WIDTHS.format(seen[MATCHED], seen["model.width"]))
+    if {"training.epochs", "training.steps"} <= seen.keys():
+        epochs, steps = seen["training.epochs"], seen["training.steps"]
+        raise UserError(
+            f"training.epochs = {epochs} and training.steps = {steps}: the first gives the second; expected one"
+        )
 
 
 AXIS = re.compile(r"(range|powers|linspace|logspace|subsets)\(.*\)", re.DOTALL)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
@@ -183,7 +184,12 @@ class Phase(Config):
 
 
 class Training(Config):
-    """`steps` is the horizon that schedules see; `until` is where this invocation stops, and no part of identity."""
+    """`steps` is the horizon that schedules see; `until` is where this invocation stops, and no part of identity.
+
+    `epochs`, in the place of `steps`, counts passes over a study's finite data (lab/epochs.py).
+    """
+
+    STAND_INS: ClassVar[Mapping[str, str]] = {"epochs": "steps"}
 
     steps: PositiveInt = 10_000
     until: PositiveInt | None = None

@@ -78,6 +78,10 @@ class RegressionConfig(StudyConfig):
     outputs: Literal["answer", "token"] = "answer"
     evaluation: EvaluationConfig = EvaluationConfig()
 
+    @property
+    def rows_an_epoch(self) -> int | None:
+        return None if self.task.sequences == "inf" else self.task.sequences
+
     def build(self, seeds: StreamSeeds, batch: int | None = None) -> RegressionStudy:
         """The study. `batch` (rows of a training step) is needed only where `task.sequences` is finite."""
         from inlearn.studies.regression.study import RegressionStudy
