@@ -19,7 +19,7 @@ def stacked_weights(root: Path, ids: Sequence[str], which: int | str) -> dict[st
     """Tensors (member, *shape) by name. Raises `UserError`, naming tensor and run, where names or shapes differ."""
     first, *_ = each = [_weights(checkpoint) for checkpoint in _checkpoints(root, ids, which)]
     for id, own in zip(ids, each, strict=True):
-        for name in dict.fromkeys([*first, *own]):
+        for name in sorted({*first, *own}):  # a file lists its tensors in no order
             here, there = (tuple(w[name].shape) if name in w else None for w in (first, own))
             if here != there:
                 raise UserError(
