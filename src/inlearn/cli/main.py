@@ -7,12 +7,16 @@ import sys
 import typer
 
 from inlearn.cli import (
+    aggregate,
+    analyse,
+    campaign,
     cancel,
     claims,
     compare,
     describe,
     doctor,
     evaluate,
+    import_,
     logs,
     ls,
     models,
@@ -44,16 +48,27 @@ app = typer.Typer(
 
 GROUPS = {
     "Know": (studies.studies, presets.presets, models.models, describe.describe, doctor.doctor, profile.profile),
-    "Train": (prepare.prepare, run.run, resume.resume, sweep.sweep, cancel.cancel, push.push),
+    "Train": (
+        import_.import_,
+        prepare.prepare,
+        run.run,
+        resume.resume,
+        sweep.sweep,
+        campaign.campaign,
+        cancel.cancel,
+        push.push,
+    ),
     "Look": (
         ls.ls,
         show.show,
         status.status,
         logs.logs,
         evaluate.evaluate,
+        analyse.analyse,
         report.report,
         compare.compare,
         summarise.summarise,
+        aggregate.aggregate,
         table.table,
         verify.verify,
     ),
@@ -61,7 +76,7 @@ GROUPS = {
 }
 for panel, verbs in GROUPS.items():
     for verb in verbs:
-        app.command(rich_help_panel=panel)(verb)
+        app.command(verb.__name__.rstrip("_"), rich_help_panel=panel)(verb)  # import_: a keyword of Python's
 
 
 @app.callback(invoke_without_command=True)

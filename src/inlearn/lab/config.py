@@ -2,8 +2,8 @@
 
 Order: defaults < preset < group choice (`model=lstm` drops the preset's model keys) < dotted keys. A key that the
 run itself does not have is looked up in its study: `task.count=16` is `study.task.count=16`. `model.match_params` is
-no key of a run: it is resolved here to the model.width that is stored and hashed (matching.py), and `training.epochs` to
-training.steps (epochs.py).
+no key of a run: it is resolved here to the model.width that is stored and hashed (matching.py), and `training.epochs`
+to training.steps (epochs.py).
 """
 
 from __future__ import annotations
@@ -16,7 +16,18 @@ from typing import Annotated, Any, Literal, Union
 
 from pydantic import Field, PositiveInt, create_model, field_validator
 
-from inlearn.core.configuration import Config, assign, digest, kind_of, merge, resolve, split_override, variants
+from inlearn.core.configuration import (
+    Config,
+    StudyConfig,
+    Tree,
+    assign,
+    digest,
+    kind_of,
+    merge,
+    resolve,
+    split_override,
+    variants,
+)
 from inlearn.core.errors import EnvironmentFault, UserError, unknown
 from inlearn.lab import discovery
 from inlearn.lab.epochs import in_steps
@@ -238,6 +249,7 @@ def identity(config: RunBase, study: discovery.FoundStudy, parent: str | None) -
     """The content whose canonical form's hash names the run: what was asked, never where or how fast."""
     asked = config.model_dump(mode="json", exclude=UNHASHED | {"start", "seeds", "training"})
     training = config.training.model_dump(mode="json", exclude={"until"})
+    _take_places(config.study, asked["study"])
     content = {
         "numerics": NUMERICS,
         **asked,
@@ -252,7 +264,22 @@ def identity(config: RunBase, study: discovery.FoundStudy, parent: str | None) -
 def stored(config: RunBase, content: Mapping[str, Any]) -> dict[str, Any]:
     """config.json: what was asked (hashed to the id) beside what only says how it was carried out."""
     unhashed = config.model_dump(mode="json", include=UNHASHED) | {"until": config.training.until}
+    if places := _take_places(config.study, config.study.model_dump(mode="json")):
+        unhashed["places"] = places
     return {"id": digest(content), "config": dict(content), "unhashed": unhashed}
+
+
+def _take_places(study: StudyConfig, tree: Tree) -> dict[str, str]:
+    """Take the keys that say where data lies out of the study's tree, and give them with their values."""
+    taken = {}
+    for key in sorted(study.PLACES):
+        *groups, last = key.split(".")
+        node = tree
+        for group in groups:
+            node = node.get(group, {})
+        if last in node:  # not every variant of a group has the key
+            taken[key] = node.pop(last)
+    return taken
 
 
 def restored(study: discovery.FoundStudy, document: Mapping[str, Any], overrides: Sequence[str] = ()) -> RunBase:
@@ -263,10 +290,16 @@ def restored(study: discovery.FoundStudy, document: Mapping[str, Any], overrides
     tree = {key: asked[key] for key in ("study", "model", "precision", "seeds", "start")}
     tree |= {"training": {**asked["training"], "until": unhashed["until"]}}
     tree |= {key: unhashed[key] for key in UNHASHED if key in unhashed}
+    for key, value in unhashed.get("places", {}).items():
+        for name in reversed(key.split(".")):
+            value = {name: value}
+        tree["study"] = merge(tree["study"], value)
+    free = {"training.until", *study.config.PLACES, *(f"study.{key}" for key in study.config.PLACES)}
     for text in overrides:
         key = split_override(text)[0]
         full = SHORT.get(key, key)
-        if full != "training.until" and full.partition(".")[0] not in ("record", "execution", "track", "name", "tags"):
-            allowed = "training.until, record.*, execution.*, track.*, name or tags"
+        if full not in free and full.partition(".")[0] not in ("record", "execution", "track", "name", "tags"):
+            places = "".join(f"{key}, " for key in sorted(study.config.PLACES))
+            allowed = f"training.until, {places}record.*, execution.*, track.*, name or tags"
             raise UserError(f"{key} is part of what the run is; on resume change {allowed}")
     return compose(study, overrides, tree)

@@ -13,13 +13,14 @@ import altair as alt
 import pandas as pd
 
 from inlearn.charts import groups as drawing
-from inlearn.charts import theme
+from inlearn.charts import means, theme
 from inlearn.charts.training import NO_FLOORS, lines_over_training
 from inlearn.reports.page import Section, write_page
 from inlearn.reports.texts import interval, plain, to_precision
 
 CURVES = 24  # curves of one chart; more groups are drawn in several charts
 CHARTS = 30  # charts of one page
+LINES = 60  # groups without an order in one chart; of more the tables are read
 ALIKE = 0.02  # an ideal learner has one line where its values in all groups are within this part of each other
 
 
@@ -152,9 +153,13 @@ def _numeric(groups: pd.DataFrame, axes: Sequence[str]) -> str | None:
 
 
 def _against(groups: pd.DataFrame, axes: Sequence[str]) -> Iterator[Section]:
-    """Values against the numeric axis: losses with the ideal learners, distances with a curve a learner."""
+    """Values against the numeric axis: losses with the ideal learners, distances with a curve a learner.
+
+    Without such an axis, the groups one below the other.
+    """
     axis = _numeric(groups, axes)
     if axis is None:
+        yield from _group_by_group(groups, axes)
         return
     overall = groups[groups["mean"].notna()]
     others = [other for other in axes if other != axis]
@@ -179,6 +184,19 @@ def _against(groups: pd.DataFrame, axes: Sequence[str]) -> Iterator[Section]:
                 _points(model, axis, series), styles, axis, what, ", ".join(map(_short, others))
             )
             yield Section(f"{title.capitalize()} on {name} against {axis}", BARS, chart)
+
+
+def _group_by_group(groups: pd.DataFrame, axes: Sequence[str]) -> Iterator[Section]:
+    """Where the groups have no order: a line each, at most `LINES` of them. Distances are left to the tables."""
+    overall = groups[groups["mean"].notna() & (groups["reference"] == "")]
+    for (name, measure, unit), here in overall.groupby(["set", "measure", "unit"], sort=False):
+        here = here.assign(series=_labels(here, axes))
+        model, ideal = here[here["learner"] == "model"], here[here["learner"] != "model"]
+        if 1 < len(model) <= LINES:
+            ticks = ideal.rename(columns={"learner": "name", "mean": "value"})[["series", "name", "value"]]
+            what = f"{theme.readable(measure)} ({unit})"
+            chart = means.means_of_groups(model[["series", "mean", "low", "high"]], ticks, what)
+            yield Section(f"{theme.readable(measure).capitalize()} on {name}", f"{BARS} {IDEAL}", chart)
 
 
 CUT = "What reaches the frame goes on beyond it: the tables have the numbers."

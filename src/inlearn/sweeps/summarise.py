@@ -18,7 +18,7 @@ from inlearn.statistics.intervals import half_width
 from inlearn.sweeps.differences import differences
 from inlearn.sweeps.groups import group_numbers, replicates, spot, with_axes
 from inlearn.sweeps.many import Runs
-from inlearn.sweeps.readings import Asked, read_curves, read_values
+from inlearn.sweeps.readings import Asked, Readings, read_curves, read_values
 
 LEVEL = 0.95
 BOOTSTRAP_RUNS = 10  # below so many, resampling knows too little of the tails
@@ -45,11 +45,14 @@ class Summary:
     notes: list[str] = field(default_factory=list)
 
 
-def summarise(runs: Runs, asked: Asked) -> Summary:
-    """The summary of the finished ones among `runs`. `UserError` where nothing is left, or a name is unknown."""
+def summarise(runs: Runs, asked: Asked, readings: Readings | None = None) -> Summary:
+    """The summary of the finished ones among `runs`. `UserError` where nothing is left, or a name is unknown.
+
+    `readings`: values that were read elsewhere than in the runs' own evaluations, in the place of what `asked` names.
+    """
     over = replicates(runs.axes, asked.over)
     axes = [key for key in runs.axes if key not in over]
-    readings = read_values(runs, asked)
+    readings = readings or read_values(runs, asked)
     marks = asked.by.split(",") if asked.by else []
     groups = _grouped(readings.values, runs, axes, marks, asked.interval)
     paired, remarks = differences(readings, runs, over, marks, asked.pair)
