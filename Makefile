@@ -30,7 +30,7 @@ lint: $(VENV)/ready
 	$(BIN)/ruff format --check .
 
 bench: $(VENV)/ready
-	for table in step evaluation references small_costs query sweeps floor stacks compile threads scaling zoo automata_data automata_epoch; do $(BIN)/python benchmarks/$$table.py || exit 1; done
+	for table in step evaluation references small_costs query sweeps floor stacks compile threads scaling zoo automata_data automata_epoch probe; do $(BIN)/python benchmarks/$$table.py || exit 1; done
 
 bench-gpu: $(VENV)/ready
 	$(BIN)/python benchmarks/gpu.py

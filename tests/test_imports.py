@@ -22,8 +22,10 @@ BELOW = {
     "evaluation": {"core", "models", "statistics"},
     "studies": {"core", "text", "statistics", "charts"},
     "reports": {"core", "runs", "statistics", "charts"},
+    "analysis": {"core", "models", "statistics", "charts"},
     "lab": {"core", "statistics", "charts", "text", "models", "runs", "training", "evaluation", "studies", "reports"},
 }
+BELOW["lab"].add("analysis")
 BELOW["sweeps"] = {*BELOW["lab"], "lab"}
 BELOW["claims"] = set(BELOW) - {"claims", "cli"}
 BELOW["cli"] = set(BELOW) - {"cli"}

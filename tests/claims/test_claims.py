@@ -79,7 +79,7 @@ def test_a_malformed_claim_is_refused(tiny, change, words):
 
 @pytest.mark.parametrize(
     ("asked", "words"),
-    [({"step": 21}, "0 numbers"), ({"set": "trian"}, "0 numbers"), ({"at": {"position": 9}}, "0 numbers"),
+    [({"step": 21}, "0 numbers"), ({"set": "trian"}, "trian"), ({"at": {"position": 9}}, "0 numbers"),
      ({"measure": "distance"}, "0 numbers")],
 )  # fmt: skip
 def test_a_number_that_was_not_measured_is_never_replaced_by_a_near_one(tiny, tmp_path, asked, words):

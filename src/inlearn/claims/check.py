@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from inlearn.claims.claim import Check, Claim, Quantity, Read
 from inlearn.claims.quantities import QUANTITIES
@@ -16,6 +17,7 @@ from inlearn.lab.build import build_study
 from inlearn.lab.config import compose
 from inlearn.lab.opened import Run
 from inlearn.lab.session import start
+from inlearn.runs.metrics import evaluation_table
 
 
 def check(claim: Claim, root: Path, say: Callable[[str], None]) -> dict[str, Any]:
@@ -84,14 +86,15 @@ def quantity(claim: Claim, asked: Quantity) -> float:
 
 
 def read(run: Run, asked: Read) -> float:
-    """One number of a run's table; a step that was not evaluated, or a set, is an error and never the nearest one."""
+    """One number of a run's table; a step that was not evaluated is an error and never the nearest one.
+
+    A set that runs do not evaluate while they train is evaluated here, at a checkpoint of that very step.
+    """
     table = run.evaluations
-    by = ",".join(asked.at)
-    rows = table[(table["set"] == asked.set) & (table["learner"] == asked.learner) & (table["measure"] == asked.measure)
-                 & (table["by"] == by)]  # fmt: skip
-    rows = rows[rows["reference"].isna()] if asked.reference is None else rows[rows["reference"] == asked.reference]
-    # As an array: pandas would take the list of an empty table for a list of columns.
-    rows = rows[np.array([level == tuple(asked.at.values()) for level in rows["level"]], dtype=bool)]
+    if asked.set not in run.folder.study["monitored"]:
+        run.checkpoint(run.folder.status.step if asked.step == "last" else asked.step).evaluate([asked.set])
+        table = evaluation_table(run.folder, kept=True)
+    rows = _selected(table, asked)
     if asked.learner == "model":
         rows = rows[rows["step"] == (run.folder.status.step if asked.step == "last" else asked.step)]
     if len(rows) != 1:
@@ -99,11 +102,33 @@ def read(run: Run, asked: Read) -> float:
     return float(rows["mean"].iloc[0])
 
 
+def _selected(table: pd.DataFrame, asked: Read) -> pd.DataFrame:
+    """The rows of what is asked for, at every step."""
+    by = ",".join(asked.at)
+    rows = table[(table["set"] == asked.set) & (table["learner"] == asked.learner) & (table["measure"] == asked.measure)
+                 & (table["by"] == by)]  # fmt: skip
+    rows = rows[rows["reference"].isna()] if asked.reference is None else rows[rows["reference"] == asked.reference]
+    # As an array: pandas would take the list of an empty table for a list of columns.
+    return rows[np.array([level == tuple(asked.at.values()) for level in rows["level"]], dtype=bool)]
+
+
 def _points(claim: Claim, made: Mapping[str, Sequence[Run]]) -> dict[str, Any] | None:
-    """The chart's numbers: for every series and group of runs, x and one value a seed."""
-    if claim.chart is None:
+    """The chart's numbers. Over groups: for every series and group, x and one value a seed; over steps: for every
+    series and run, its steps, or no x where the number has none."""
+    chart = claim.chart
+    if chart is None:
         return None
-    points = [{"series": series.name, "x": runs.x, "run": run.id, "y": read(run, series.read)}
-              for series in claim.chart.series for runs in claim.runs if runs.x is not None
-              for run in made[runs.label]]  # fmt: skip
-    return {**claim.chart.model_dump(include={"x", "y", "log_x", "log_y"}), "points": points}
+    points = []
+    for series in chart.series:
+        if chart.over == "groups":
+            points += [{"series": series.name, "x": runs.x, "run": run.id, "y": read(run, series.read)}
+                       for runs in claim.runs if runs.x is not None for run in made[runs.label]]  # fmt: skip
+            continue
+        for run in made[series.run]:
+            rows = _selected(run.evaluations, series.read)
+            if rows.empty:
+                raise UserError(f"run {run.id} has no numbers for {series.read}")
+            steps = [None if step is pd.NA else int(step) for step in rows["step"]]
+            points += [{"series": series.name, "x": step, "run": run.id, "y": float(mean)}
+                       for step, mean in zip(steps, rows["mean"], strict=True)]  # fmt: skip
+    return {**chart.model_dump(include={"x", "y", "over", "log_x", "log_y"}), "points": points}

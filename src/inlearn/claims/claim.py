@@ -65,15 +65,20 @@ class Runs(Config):
 
 
 class Series(Config):
-    """A line of the claim's chart: one number of every group of runs, over their `x`."""
+    """A line of the claim's chart: one number of every group of runs, over their `x`; or, over steps, of the runs of
+    group `run` (an ideal learner's is a line across)."""
 
     name: str
     read: Read
+    run: str | None = None
 
 
 class Chart(Config):
+    """`x` and `y` name the axes. over: what the groups differ in, their `x`, or the steps that were evaluated."""
+
     x: str
     y: str
+    over: Literal["groups", "steps"] = "groups"
     log_x: bool = False
     log_y: bool = False
     series: tuple[Series, ...]
@@ -96,6 +101,10 @@ class Claim(Config):
         for check in self.checks:
             if check.run is not None and check.run not in labels:
                 raise ValueError(f"check '{check.what}' reads run '{check.run}', which is not among {sorted(labels)}")
+        for series in self.chart.series if self.chart is not None else ():
+            if (series.run in labels) != (self.chart.over == "steps"):
+                wanted = f"one of {sorted(labels)}" if self.chart.over == "steps" else "none over groups"
+                raise ValueError(f"series '{series.name}' reads run '{series.run}'; expected {wanted}")
         return self
 
 

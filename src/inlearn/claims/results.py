@@ -25,13 +25,14 @@ def keep(result: Mapping[str, Any]) -> Path:
 
 
 def draw(result: Mapping[str, Any]) -> str:
-    """The claim's chart as SVG: a line a series through the means over seeds, a point a run."""
+    """The claim's chart as SVG."""
     import pandas as pd
 
-    from inlearn.charts.claims import series_over_x
+    from inlearn.charts.claims import series_over_steps, series_over_x
     from inlearn.reports.figures import svg
 
     chart = result["chart"]
     table = pd.DataFrame(chart["points"])
-    drawn = series_over_x(table, chart["x"], chart["y"], chart["log_x"], chart["log_y"], result["title"])
+    over = series_over_steps if chart.get("over") == "steps" else series_over_x
+    drawn = over(table, chart["x"], chart["y"], chart["log_x"], chart["log_y"], result["title"])
     return svg(drawn.to_dict())

@@ -16,7 +16,8 @@ import hashlib
 import json
 import types
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -43,6 +44,9 @@ class Config(BaseModel):
 class StudyConfig(Config):
     """What the configuration of every study has beside its `kind`."""
 
+    PLACES: ClassVar[frozenset[str]] = frozenset()
+    """Dotted keys below this one that say where data lies: no part of a run's identity, unlike its `fingerprints`."""
+
     def build(self, seeds: Any, batch: int | None = None) -> Any:
         """The live study; `seeds` says one seed a stream, `batch` the rows of a training step."""
         raise NotImplementedError
@@ -58,6 +62,11 @@ class StudyConfig(Config):
         Asked for every run of a plan, so it reads a stored manifest and builds nothing. Imports no torch.
         """
         return {}
+
+    @classmethod
+    def import_file(cls, source: Path, out: Path, say: Callable[[str], None]) -> None:
+        """Write `out`, data that the study can be trained on, from a file of another system."""
+        raise UserError(f"study {kind_of(cls)} knows no files of other systems")
 
 
 # ---------------------------------------------------------------- what a field accepts

@@ -133,11 +133,23 @@ class Study:
         """How many rows evaluation set `name` has."""
         return 1024
 
+    def finite_rows(self, name: str) -> int | None:
+        """How many rows set `name` has at all, whatever is asked of it; None where they have no end."""
+        return None
+
     def rows_together(self, name: str) -> int:
         """How many consecutive rows of a set must never be parted: queries of one prefix, probes of one weight."""
         return 1
 
     def environments(self) -> Mapping[str, Environment]:
+        return {}
+
+    def probe_targets(self, batch: Batch) -> Mapping[str, Tensor]:
+        """What a probe may look for in activations on `batch`, by name (analysis/probe). Of names such as "entry[2,5]"
+        and "entry[3,1]" the common score of "entry" is given too.
+
+        Classes are int64 (N, T), -1 where undefined; quantities are reals (N, T) or (N, T, D), NaN where undefined.
+        """
         return {}
 
     def prepare(self, say: Callable[[str], None]) -> None:

@@ -58,6 +58,15 @@ def models() -> dict[str, type[Config]]:
     return {kind_of(config): config for config in configs}
 
 
+@cache
+def analyses() -> dict[str, type[Config]]:
+    """Every folder of `inlearn.analysis` with a config.py."""
+    package = importlib.import_module("inlearn.analysis")
+    names = [m.name for m in pkgutil.iter_modules(package.__path__) if m.ispkg]
+    configs = [_only_config(importlib.import_module(f"inlearn.analysis.{name}.config"), Config) for name in names]
+    return {kind_of(config): config for config in configs}
+
+
 def study(name: str) -> FoundStudy:
     """The study called `name`, or the one in the single file that `name` is the path of."""
     if name.endswith(".py"):

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
@@ -25,6 +25,9 @@ from inlearn.runs.folder import RunFolder
 from inlearn.runs.lines import read_lines
 from inlearn.runs.remote_pull import bring, known_steps
 from inlearn.training.parameters import load_weights
+
+if TYPE_CHECKING:
+    from inlearn.lab.analyse import Analysis
 
 
 class Run:
@@ -99,6 +102,12 @@ class Checkpoint:
         model = build_model(config, self.run.study.interface, where)
         load_weights(model, checkpoints.CheckpointStore(self.run.path).load(self.step).weights)
         return model.eval()
+
+    def analyse(self, kind: str, *overrides: str, device: str = "cpu") -> Analysis:
+        """An analysis of this checkpoint such as "probe", done once and kept in the run's analysis folder."""
+        from inlearn.lab.analyse import analyse
+
+        return analyse(self, kind, overrides, device)
 
     def evaluate(self, sets: Sequence[str] | None = None, device: str = "cpu") -> list[dict[str, Any]]:
         """Evaluation lines of this checkpoint and the ideal learners on `sets` (default: monitored).

@@ -25,7 +25,7 @@ def write_report(run: Run) -> Path:
     if table["step"].isna().all():
         raise UserError(f"run {run.id} has no evaluation yet, so there is nothing to report")
     main = folder.study["monitored"][0]
-    sections = [*_generic(run, table, main), *_of_study(run, table)]
+    sections = [*_generic(run, table, main), *_of_study(run, evaluation_table(folder, kept=True))]
     path = folder.path / "report.html"
     name = folder.name or folder.id
     tables = [("Numbers at the last evaluation", final_numbers([run])), ("What the numbers are", _formulas(run))]

@@ -31,20 +31,28 @@ def training_table(folder: RunFolder) -> pd.DataFrame:
     return table.reindex(columns=[*TRAINING_COLUMNS, *table.columns.difference(TRAINING_COLUMNS, sort=False)])
 
 
-def evaluation_table(folder: RunFolder, references: bool = True) -> pd.DataFrame:
+def evaluation_table(folder: RunFolder, references: bool = True, kept: bool = False) -> pd.DataFrame:
     """One row a level of every evaluation line, in the file's order, the ideal learners' own lines first.
+
+    kept: also what was evaluated of its checkpoints afterwards and is kept in the run's analysis folder.
 
     Columns: run, step (Int64; missing for ideal learners), set, learner, measure, reference, unit,
     by (marks joined by ",", "" for the overall mean), level (a tuple of ints), mean, se, n.
     """
     names = ("references.jsonl", "metrics.jsonl") if references else ("metrics.jsonl",)
-    lines = pa.concat_tables([_evaluation_lines(folder.path / name) for name in names]).combine_chunks()
+    paths = [folder.path / name for name in names]
+    if kept:
+        paths += sorted((folder.path / "analysis").glob("evaluation-*.jsonl"))
+    lines = pa.concat_tables([_evaluation_lines(path) for path in paths]).combine_chunks()
     lines = lines.append_column("run", pa.array([folder.id] * len(lines), pa.string()))
     lines = lines.set_column(lines.column_names.index("by"), "by", pc.binary_join(lines["by"], ","))
     copies = np.repeat(np.arange(len(lines)), pc.list_value_length(lines["at"]).to_numpy())
     table = lines.select(LINE_COLUMNS).take(copies).to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
     values = {name: pc.list_flatten(lines[name]).to_numpy() for name in ("mean", "se", "n")}
-    return table.assign(level=_tuples(pc.list_flatten(lines["at"])), **values)
+    table = table.assign(level=_tuples(pc.list_flatten(lines["at"])), **values)
+    if not kept:
+        return table
+    return table.drop_duplicates([*LINE_COLUMNS, "level"], ignore_index=True)  # what training evaluated too
 
 
 def _evaluation_lines(path: Path) -> pa.Table:

@@ -7,12 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from inlearn.core.batch import Batch
 from inlearn.core.contract import Reference, Study, Task
 from inlearn.core.draws import Address, StreamSeeds
 from inlearn.core.spaces import Interface, Tokens
 from inlearn.studies.recall.config import RecallConfig
 from inlearn.studies.recall.measures import MEASURES
+from inlearn.studies.recall.probing import probe_targets
 from inlearn.studies.recall.references import LookUp, Uniform, Values
 from inlearn.studies.recall.tasks import Recall
 
@@ -47,6 +50,9 @@ class RecallStudy(Study):
     def evaluation_rows(self, name: str) -> int:
         evaluation = self.config.evaluation
         return evaluation.rows if name == "train" else evaluation.pair_rows * len(self.config.evaluated_pairs)
+
+    def probe_targets(self, batch: Batch) -> Mapping[str, Tensor]:
+        return probe_targets(batch)
 
     def describe(self) -> Iterable[tuple[str, Any]]:
         task = self.config.task

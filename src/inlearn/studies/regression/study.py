@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from inlearn.core.batch import Batch
 from inlearn.core.contract import Bound, Reference, Study, Task
 from inlearn.core.draws import Address, StreamSeeds
 from inlearn.core.spaces import Interface, Vectors
 from inlearn.studies.regression import measures, quantities
 from inlearn.studies.regression.config import RegressionConfig
+from inlearn.studies.regression.probing import probe_targets
 from inlearn.studies.regression.references import DMMSE, MEBIBYTE, FirstExample, Ridge, TaskMean, Zero
 from inlearn.studies.regression.tasks import (
     Dataset,
@@ -99,6 +101,10 @@ class RegressionStudy(Study):
             return min(evaluation.rows, task.sequences)
         return evaluation.rows
 
+    def finite_rows(self, name: str) -> int | None:
+        sequences = self.config.task.sequences
+        return sequences if name == "train" and sequences != "inf" else None
+
     def rows_together(self, name: str) -> int:
         """The D answers along the axes make one effective weight."""
         return self.config.task.dimension if name in measures.PROBES else 1
@@ -112,6 +118,9 @@ class RegressionStudy(Study):
             errors = (reference.predict(batch) - target).square()
             found[reference.name] = errors.view(rows, -1).mean(0)
         return found
+
+    def probe_targets(self, batch: Batch) -> Mapping[str, Tensor]:
+        return probe_targets(batch)
 
     def describe(self) -> Iterable[tuple[str, Any]]:
         task = self.config.task

@@ -1,0 +1,1 @@
+"""Where heads look: at what followed an earlier occurrence of what is being read now."""
