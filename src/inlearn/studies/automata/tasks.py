@@ -20,7 +20,7 @@ from inlearn.core.spaces import Interface
 from inlearn.studies.automata.config import MAX_ACTIONS, MAX_STATES, MachinesConfig
 from inlearn.studies.automata.encoding import encode, query_places
 from inlearn.studies.automata.episodes import Episodes
-from inlearn.studies.automata.machines import Law, Split, below, machines
+from inlearn.studies.automata.machines import Law, Split, below, machines, possible_at_once
 from inlearn.studies.automata.walks import walk
 
 BLOCK = 64  # training steps drawn together, because a draw of few rows costs its operations, not its numbers
