@@ -37,6 +37,7 @@ def test_what_is_given_last_counts():
     assert compose(found, [], base).training.steps == 30
     assert compose(found, ["training.steps=7"], base).training.steps == 7
     assert compose(found, ["training.batch=20"], base).training.steps == 15
+    assert compose(found, ['training.phases=[{"epochs": 1}]'], base).training.steps == 10
 
 
 @pytest.mark.parametrize(

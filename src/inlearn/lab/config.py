@@ -164,6 +164,9 @@ def compose(
             raise UserError(f"{key}={value} reads as a sweep axis; a run takes one value (use `inlearn sweep`)")
         assign(root, tree, key, value)
         _fill_kind(tree, root)
+    given = {key for key, _ in dotted}
+    if "training.phases" in given and "training.epochs" not in given:
+        tree.get("training", {}).pop("epochs", None)  # a preset's: phases have lengths of their own
     tree = in_steps(root, tree, say)
     config = _matched(study, root, tree, say) if MATCH in tree.get("model", {}) else resolve(root, tree)
     idle = {f"model.{field}": why for field, why in config.model.idle().items()}
