@@ -63,3 +63,8 @@ def test_a_legend_keeps_to_a_phone():
     assert stroke.to_dict()["legend"]["columns"] == 1
     assert stroke.to_dict()["legend"] == dash.to_dict()["legend"]
     assert theme.line_encodings(theme.learner_styles(["a", "b"]), None)[0].to_dict()["legend"]["columns"] > 2
+
+
+def test_more_learners_than_colours_still_differ():
+    names = ["ridge", *(f"learner {i}" for i in range(30))]
+    assert len(set(map(repr, theme.learner_styles(names).values()))) == len(names)

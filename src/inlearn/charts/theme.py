@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -46,22 +47,23 @@ LEARNERS = {
 
 
 def learner_styles(names: Iterable[str]) -> dict[str, Style]:
-    """The style of every learner in `names`, no two alike up to six that are not in `LEARNERS`.
+    """The style of every learner in `names`, no two alike up to 30 that are not in `LEARNERS`.
 
     An unlisted learner starts from the slot its name hashes to, so that it mostly looks the same in every chart,
-    and moves on where a colour is taken.
+    and moves on where a colour is taken; where all are, it shares one and has another dash.
     """
     names = list(dict.fromkeys(names))
     styles = {name: LEARNERS[name] for name in names if name in LEARNERS}
-    taken = {style.colour for style in styles.values()}
+    taken = Counter(style.colour for style in styles.values())
     for name in names:
         if name in styles:
             continue
         first = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
         slots = [(first + step) % len(COLOURS) for step in range(len(COLOURS))]
-        slot = next((slot for slot in slots if COLOURS[slot] not in taken), slots[0])
-        styles[name] = Style(COLOURS[slot], DASHES[slot])
-        taken.add(COLOURS[slot])
+        slot = min(slots, key=lambda slot: taken[COLOURS[slot]])
+        looks = [Style(COLOURS[slot], DASHES[(slot + step) % len(DASHES)]) for step in range(len(DASHES))]
+        styles[name] = next((look for look in looks if look not in styles.values()), looks[0])
+        taken[COLOURS[slot]] += 1
     return {name: styles[name] for name in names}
 
 
