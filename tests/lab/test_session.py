@@ -132,6 +132,14 @@ def test_a_parent_that_is_not_there_is_refused(tiny, tmp_path, start_at, words):
         start("regression", [*tiny, f"start={start_at.replace('PARENT', parent.id)}"], tmp_path, quiet)
 
 
+def test_a_parent_that_reads_other_symbols_is_refused(tmp_path):
+    words = ["task.length=16", "task.pairs=2", "model.width=8", "training.steps=1", "evaluation.rows=4"]
+    parent = start("recall", [*words, "task.vocabulary=16"], tmp_path, quiet)
+    with pytest.raises(UserError, match="that run reads 16 symbols, this one 32; expected as many"):
+        start("recall", [*words, "task.vocabulary=32", f"start={parent.id}@last"], tmp_path, quiet)
+    assert [path.name for path in tmp_path.iterdir() if not path.name.startswith(".")] == [parent.id]
+
+
 PHASES = [{"steps": 20, "study": {"task": {"noise_variance": 4.0}}}, {"steps": 40, "optimiser": "fresh"}]
 
 

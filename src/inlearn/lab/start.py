@@ -30,12 +30,19 @@ def resolve_step(store: CheckpointStore, run: str, which: str) -> int:
 
 
 def carry_over(learner: Learner, root: Path, parent: str) -> dict[str, Any]:
-    """Copy every parameter whose name and shape agree; the report says which were carried and which are fresh."""
+    """Copy every parameter whose name and shape agree; the report says which were carried and which are fresh.
+
+    UserError where nothing fits, and where the parent reads other symbols: its blocks would be carried to inputs that
+    mean something else.
+    """
     run, step = split_reference(parent)
     folder = parent_folder(root, run)
     bring(folder.path, step)
     theirs = CheckpointStore(folder.path).load(int(step)).weights
     own = dict(learner.parameters.layout)
+    there, here = (tuple(table.get("embedding.weight", ())) for table in ({n: w.shape for n, w in theirs.items()}, own))
+    if len(there) == len(here) == 2 and there[0] != here[0] and there[1] == here[1]:
+        raise UserError(f"start={parent}: that run reads {there[0]} symbols, this one {here[0]}; expected as many")
     carried = [name for name, shape in own.items() if name in theirs and theirs[name].shape == shape]
     if not carried:
         raise UserError(f"start={parent}: no parameter of that checkpoint fits this model by name and shape")
