@@ -84,6 +84,14 @@ def test_distances_are_not_measured_there_and_losses_are():
     assert lines[0]["mean"] == [pytest.approx(torch.log(torch.tensor(4.0)).item())]
 
 
+def test_a_part_of_a_batch_is_fed_back_as_the_whole():
+    batch = Free().sample(Address(Seeds().following(0), "eval"), ROWS)
+    assert torch.equal(batch.part(2, 3).feedback, batch.feedback[2:5])
+    shared = replace(batch, prefix=torch.zeros(2, 4, dtype=torch.int64))
+    assert torch.equal(shared.unshared().feedback[:, 4:], batch.feedback)
+    assert not shared.unshared().feedback[:, :4].any()
+
+
 def test_one_head_for_fewer_symbols():
     outputs = torch.randn(3, 5)
     prediction = ANSWERS.prediction(outputs)

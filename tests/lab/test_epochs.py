@@ -38,6 +38,7 @@ def test_what_is_given_last_counts():
     assert compose(found, ["training.steps=7"], base).training.steps == 7
     assert compose(found, ["training.batch=20"], base).training.steps == 15
     assert compose(found, ['training.phases=[{"epochs": 1}]'], base).training.steps == 10
+    assert compose(found, ["training.phases=[]"], base).training.steps == 30
 
 
 @pytest.mark.parametrize(
@@ -51,6 +52,9 @@ def test_what_is_given_last_counts():
         ([*FINITE, "training.epochs=1", CURRICULUM], "training.epochs beside training.phases"),
         ([*FINITE, 'training.phases=[{"epochs": 1, "steps": 2}]'], "training.phases.0 has epochs and steps"),
         ([*FINITE, 'training.phases=[{"epoch": 1}]'], "epoch"),
+        ([*FINITE, 'training.phases=[{"steps": "x"}, {"epochs": 1}]'], "training.phases.0.steps = x"),
+        ([*FINITE, 'training.phases=[{"steps": null}, {"epochs": 1}]'], "training.phases.0.steps"),
+        ([*FINITE, 'training.phases=[{"study": {}}, {"epochs": 1}]'], "training.phases.0.steps"),
         ([*FINITE, "training.epochs=1", "training.batch=none"], "training.batch|batch = none"),
     ],
 )

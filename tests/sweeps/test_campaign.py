@@ -204,6 +204,17 @@ def test_a_label_that_no_analysis_has_hides_nothing_else(done, monkeypatch, caps
     assert answers[0].startswith("not answered: no run of weak has it") and answers[1].startswith("strong is higher")
 
 
+def test_analyses_that_differ_in_a_key_are_answered_apart_and_no_label_is_ignored(done, monkeypatch, capsys):
+    fewer = PROBE | {"set": PROBE["set"] | {"rows": 40}}
+    asked = [probing(), probing(**fewer), probing(at=PROBE["at"] | {"layer": "1"})]
+    path = written(done.parent, name="apart", questions=asked)
+    campaign(monkeypatch, path, "--runs", str(done))
+    answers = table(done, "answers", "apart")
+    assert "rows=64" in answers["value"][0] and "rows=40" in answers["value"][1]
+    assert answers["low"][0] != answers["low"][1]
+    assert "unknown axis 'layer'" in capsys.readouterr().err and answers["n"].tolist() == [3, 3, 0]
+
+
 def test_published_results_stand_beside_ours(done, monkeypatch, capsys):
     theirs = Path(__file__).parents[1] / "studies" / "automata" / "upstream"
     monkeypatch.setattr(sys, "argv", ["inlearn", "aggregate", str(theirs), "--campaign", "small", "--runs", str(done)])
@@ -265,6 +276,30 @@ def test_a_campaign_may_grow_and_gates_are_decided_anew(done, monkeypatch):
     verdicts = [line["verdict"] for line in kept if (line["experiment"], line["gate"]) == ("strong", "learned")]
     assert verdicts == ["undecided", "passed"]
     assert all(len(run.segments) == 1 for run in list_runs(done))  # nothing was trained again
+
+
+def test_renewed_parents_renew_what_begins_with_them(lookup, tmp_path):
+    study, source = tmp_path / "mine.py", Path(lookup).read_text()
+    preset = '\nPRESETS = {"p": {"training": {"steps": %d, "batch": 8}}}\n'
+    document = {
+        **{"study": "mine.py", "seeds": "1..2", "at": "last", "result": {"set": "train", "measure": "loss"}},
+        "set": {"preset": "p", "model.width": 8, "model.layers": 1, "model.heads": 1},
+        "experiments": [{"name": "parent"}, {"name": "child", "set": {"training.rate": 0.01}, "start": "parent@last"}],
+    }
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(document))
+    words, root = (str(tmp_path / "small.yaml"), "--runs", str(tmp_path / "runs")), tmp_path / "runs"
+    for steps, more in ((4, ()), (6, ("--renew",))):
+        study.write_text(source + preset % steps)
+        process = begin(*words, *more)
+        said = process.communicate(timeout=300)
+        assert process.returncode == 0, said
+        plan = read_lines(root / ".plans" / "small.child" / "runs.jsonl")
+        assert len(plan) == 2 and [run["last"] for run in plan] == [steps] * 2
+    parents = {run["id"] for run in read_lines(root / ".plans" / "small.parent" / "runs.jsonl")}
+    begun = {text.partition("=")[2] for run in plan for text in run["overrides"] if text.startswith("start=")}
+    assert begun == {f"{id}@last" for id in parents}
+    assert {names(root)[f"parent_run{seed}"] for seed in (1, 2)} == parents
+    assert len(list_runs(root)) == 8  # those before are there still, by their ids
 
 
 def test_marks_of_groups():

@@ -270,6 +270,9 @@ def test_a_run_made_under_another_preset_is_left_alone(lookup, tmp_path):
     after = PlanFolder(folder.path)
     assert states(after) == ["finished"] * 3 and [run.id for run in after.runs[:2]] == [run.id for run in folder.runs]
     assert before == [(folder.root / r.id / weights(20)).read_bytes() for r in folder.runs]
+    without_slurm = {**os.environ, "PATH": str(tmp_path)}
+    done = subprocess.run([*command, "--renew", "engine=slurm"], capture_output=True, text=True, env=without_slurm)
+    assert done.returncode in (1, 2) and (folder.path / "runs.jsonl").exists() and (folder.path / "log.jsonl").exists()
     done = subprocess.run([*command, "--renew"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert [run.last for run in PlanFolder(folder.path).runs] == [30] * 3

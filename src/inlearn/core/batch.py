@@ -97,10 +97,11 @@ class Batch:
 
         marks = {name: pad(mark) if mark.dim() > 1 else mark for name, mark in self.marks.items()}
         literal = torch.cat((own, self.inputs), 1), pad(self.targets), pad(self.weights), None, marks, self.latents
+        feedback = None if self.feedback is None else pad(self.feedback)
         columns = self.columns
         if columns is not None:
             columns = slice(columns.start + steps, columns.stop + steps, columns.step)
-        return Batch(*literal, columns)
+        return Batch(*literal, columns, feedback)
 
     def part(self, first: int, rows: int) -> Batch:
         """Rows first..first+rows-1 for a micro-batch, without latents; a shared prefix is never cut in two."""
@@ -112,7 +113,9 @@ class Batch:
                 raise ValueError(f"a micro-batch of {rows} rows would cut a prefix that {share} rows share")
             prefix = prefix[first // share : (first + rows) // share]
         marks = {name: mark[here] for name, mark in self.marks.items()}
-        return Batch(self.inputs[here], self.targets[here], self.weights[here], prefix, marks, columns=self.columns)
+        feedback = None if self.feedback is None else self.feedback[here]
+        own = self.inputs[here], self.targets[here], self.weights[here]
+        return Batch(*own, prefix, marks, columns=self.columns, feedback=feedback)
 
     @staticmethod
     def stacked(batches: Sequence[Batch]) -> Batch:

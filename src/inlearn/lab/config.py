@@ -165,7 +165,7 @@ def compose(
         assign(root, tree, key, value)
         _fill_kind(tree, root)
     given = {key for key, _ in dotted}
-    if "training.phases" in given and "training.epochs" not in given:
+    if "training.phases" in given and "training.epochs" not in given and tree["training"]["phases"]:
         tree.get("training", {}).pop("epochs", None)  # a preset's: phases have lengths of their own
     tree = in_steps(root, tree, say)
     config = _matched(study, root, tree, say) if MATCH in tree.get("model", {}) else resolve(root, tree)

@@ -37,7 +37,9 @@ def in_steps(root: type[Config], tree: Mapping[str, Any], say: Callable[[str], N
         training["steps"] = _steps("training.epochs", training.pop(EPOCHS), study, batch, say)
     if legs:
         training["phases"] = [_leg(index, leg, study, batch, say) for index, leg in enumerate(phases)]
-        training.setdefault("steps", sum(int(leg["steps"]) for leg in training["phases"] if "steps" in leg))
+        own = [leg.get("steps") for leg in training["phases"] if isinstance(leg, Mapping)]
+        if all(isinstance(steps, int) for steps in own):  # else a phase is amiss, which its own check says
+            training.setdefault("steps", sum(own))
     return {**tree, "training": training}
 
 

@@ -107,6 +107,12 @@ class RunFolder:
             _check_name(self.path.parent, name, self.id)
             write_text(self.path.parent / ".names" / name, self.id + "\n")
 
+    def release_name(self, name: str) -> None:
+        """Make `name` stand for no run any more, if it stands for this one."""
+        with _names_lock(self.path.parent):
+            if names(self.path.parent).get(name) == self.id:
+                (self.path.parent / ".names" / name).unlink()
+
     # ------------------------------------------------------------ finding
 
     @staticmethod

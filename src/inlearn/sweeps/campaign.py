@@ -71,7 +71,8 @@ class Analysed(Config):
         return [f"{key}={axis_text(value)}" for key, value in self.set.items()]
 
     def __str__(self) -> str:
-        return f"{self.analysis} {self.array}, {', '.join(self.at.values())}"
+        keys = f" ({', '.join(self.overrides)})" if self.set else ""
+        return f"{self.analysis} {self.array}, {', '.join(self.at.values())}{keys}"
 
 
 class Gate(Config):

@@ -69,6 +69,8 @@ class Measured:
         if asked.array not in result.arrays:
             raise unknown("array", asked.array, result.arrays)
         place = []
+        if beyond := asked.at.keys() - set(result.axes[asked.array]):
+            raise unknown("axis", min(beyond), result.axes[asked.array])
         for axis in result.axes[asked.array]:
             labels = list(map(str, result.labels[axis]))
             if asked.at.get(axis) not in labels:

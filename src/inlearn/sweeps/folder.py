@@ -13,7 +13,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,7 +22,7 @@ from typing import Any
 from inlearn.core.configuration import digest
 from inlearn.core.errors import UserError, unknown
 from inlearn.core.files import machine_faults, new_folder, read_json, write_json, write_text
-from inlearn.runs.folder import NAME
+from inlearn.runs.folder import NAME, RunFolder, names
 from inlearn.runs.lines import read_lines
 from inlearn.runs.locking import exclusive
 from inlearn.runs.remote_root import url_of
@@ -143,7 +143,8 @@ def store_plan(
 
     A plan may grow under its name. One that would lose runs is another plan, and refused once a run has begun: nothing
     is written then.
-    Changed runs keep their stored ids, so that what was trained stays in the plan; `renew` takes the new ones.
+    Changed runs keep their stored ids, so that what was trained stays in the plan; `renew` takes the new ones, also
+    where only what they start from is new, and gives them the names of those whose place they take.
     """
     name = _checked_name(plan)
     path = root / ".plans" / name
@@ -157,13 +158,15 @@ def store_plan(
                 _write_runs(aside, runs)
             _send(path)
             return PlanFolder(path), []
-        old = _refuse_other(PlanFolder(path), runs)
+        old = _refuse_other(PlanFolder(path), runs, renew)
         new = {run.overrides: run for run in runs}
         changed = [
             Changed(old[words], run)
             for words, run in new.items()
             if words in old and old[words].id != run.id and (root / old[words].id).exists() and not renew
         ]
+        if renew:
+            _hand_over_names(root, old.values(), runs)
         stay = {change.now.id: change.before for change in changed}
         merged = [stay.get(run.id, run) for run in runs]
         if merged != PlanFolder(path).runs or document != PlanFolder(path).document:
@@ -173,10 +176,24 @@ def store_plan(
     return PlanFolder(path), changed
 
 
-def _refuse_other(plan: PlanFolder, runs: Sequence[PlannedRun]) -> dict[tuple[str, ...], PlannedRun]:
-    """The stored runs by their words; `UserError` if some of them are not among `runs`."""
-    old, words, ids = {run.overrides: run for run in plan.runs}, {r.overrides for r in runs}, {r.id for r in runs}
-    if plan.begun and (lost := [run for run in old.values() if run.overrides not in words and run.id not in ids]):
+def _hand_over_names(root: Path, old: Iterable[PlannedRun], runs: Sequence[PlannedRun]) -> None:
+    """Take from runs that are in the plan no more the names that `runs` ask for."""
+    gone, known = {run.id for run in old} - {run.id for run in runs}, names(root)
+    for name in (text.partition("=")[2] for run in runs for text in run.overrides if text.startswith("name=")):
+        if known.get(name) in gone:
+            RunFolder(root / known[name]).release_name(name)
+
+
+def _refuse_other(
+    plan: PlanFolder, runs: Sequence[PlannedRun], renew: bool = False
+) -> dict[tuple[str, ...], PlannedRun]:
+    """The stored runs by their words; `UserError` if some of them are not among `runs`. renew: starts may differ."""
+
+    def asked(run: PlannedRun) -> tuple[str, ...]:
+        return tuple(text for text in run.overrides if not (renew and text.startswith("start=")))
+
+    old, words, ids = {run.overrides: run for run in plan.runs}, set(map(asked, runs)), {r.id for r in runs}
+    if plan.begun and (lost := [run for run in old.values() if asked(run) not in words and run.id not in ids]):
         raise UserError(
             f"plan '{plan.name}' in {plan.root} is another one: {len(lost)} of its {len(old)} runs are not in this "
             f"plan (the first: {' '.join(lost[0].overrides)}); choose another name with --name"

@@ -98,24 +98,28 @@ def sweep(
         folder, changed = store_plan(root, plan, wanted, renew)
         for change in changed:
             say(_why_changed(folder, change))
-        return _carry_out(folder, changed, engine, say, retry_failed)
+        return _carry_out(folder, changed, engine, say, retry_failed, renew)
 
 
 def _carry_out(
-    folder: PlanFolder, changed: Sequence[Changed], engine: EngineConfig, say: Say, retry_failed: bool
+    folder: PlanFolder, changed: Sequence[Changed], engine: EngineConfig, say: Say, retry_failed: bool, renew: bool
 ) -> Outcome:
     root = folder.root
+
+    def is_new() -> bool:
+        return not folder.begun and not renew  # renewed runs have not begun, and yet their plan has
+
     say(f"plan {folder.name}: {len(folder.runs):,} runs: {count(standings(root, folder.runs))}")
     for told in _ask_of_finished(folder):
         say(f"note: {told}")
     try:
         summary = carry_out(folder, engine, say, retry_failed, {change.before.id for change in changed})
     except (UserError, EnvironmentFault):
-        if not folder.begun:  # the engine refused: the name is free again
+        if is_new():  # the engine refused: the name is free again
             shutil.rmtree(folder.path)
         raise
     refused = summary.of("refused")
-    if refused and len(refused) == len(summary.results) and not folder.begun:  # nothing was made: the same here
+    if refused and len(refused) == len(summary.results) and is_new():  # nothing was made: the same here
         shutil.rmtree(folder.path)
         raise UserError(f"{refused[0].reason} (so of {len(refused):,} of {len(folder.runs):,} runs; none began)")
     summary.results |= _send(root, [s.run.id for s in standings(root, folder.runs) if s.done], say)

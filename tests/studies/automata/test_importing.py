@@ -188,6 +188,25 @@ def test_a_file_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch:
         convert(tmp_path / "bomb.pt", tmp_path / "rows")
 
 
+def test_an_archive_with_a_damaged_list_of_parts_is_refused(tmp_path: Path):
+    whole = bytearray(published(tmp_path / "set.pt", 6).read_bytes())
+    listed = whole.find(b"PK\x01\x02")
+    whole[listed : listed + 4] = b"XXXX"
+    (tmp_path / "set.pt").write_bytes(whole)
+    with pytest.raises(UserError, match=r"is no list of dictionaries that torch\.save wrote"):
+        convert(tmp_path / "set.pt", tmp_path / "rows")
+
+
+def test_a_small_file_that_names_the_same_walks_again_and_again_is_refused(tmp_path: Path, monkeypatch):
+    """In a pickle naming a thing twice costs a few bytes, as rows it costs its size."""
+    monkeypatch.setattr(importing, "LARGEST", 1 << 20)
+    source = published(tmp_path / "set.pt", content=[entry(1)] * (1 << 16))
+    assert source.stat().st_size < 1 << 20
+    with pytest.raises(UserError, match=r"its walks have .* numbers as tensors; expected at most 1,048,576"):
+        convert(source, tmp_path / "rows")
+    assert not (tmp_path / "rows").exists()
+
+
 @pytest.mark.parametrize(
     "more, reason",
     [

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from inlearn.core import draws
 from inlearn.core.errors import UserError
+from inlearn.studies.automata.config import MachinesConfig
 from inlearn.studies.automata.machines import (
     SPLITS,
     Law,
@@ -24,6 +25,7 @@ from inlearn.studies.automata.machines import (
     machines,
     odds,
     reached,
+    structure,
 )
 
 Table = tuple[int, ...]
@@ -234,6 +236,46 @@ def test_where_nobody_looks_the_machines_are_the_same(law: Law):
 def test_what_takes_too_many_candidates_where_nobody_looks_is_refused():
     with pytest.raises(UserError, match=r"candidates a row .* expected at most 64"):
         machines(keys(3), Law(3, 3), "test", look=False)
+
+
+def renamed(table: Tensor, number: int = 3) -> Tensor:
+    """The same machines under other names of states and actions, each its own."""
+    states, actions = table.shape[1:]
+    new = draws.bits(keys(len(table), number), 1, states).squeeze(1).argsort(-1)
+    order = draws.bits(keys(len(table), number + 1), 1, actions).squeeze(1).argsort(-1)
+    there = torch.where(table < 0, -1, new.gather(1, table.clamp(min=0).flatten(1)).view_as(table))
+    there = there.gather(1, new.argsort(-1)[..., None].expand_as(there))
+    return there.gather(2, order[:, None].expand_as(there))
+
+
+@pytest.mark.parametrize("law", [Law(3, 3), Law(5, 4, defined=0.7), Law(8, 8), Law(4, 3, "one")])
+def test_machines_that_differ_in_names_alone_have_one_structure(law: Law):
+    table = machines(keys(2000), law, None)
+    other = renamed(table)
+    assert (other != table).flatten(1).any(1).double().mean() > 0.9
+    assert torch.equal(structure(other), structure(table))
+
+
+def test_structures_tell_other_machines_apart():
+    """All machines of 3 states and 2 actions, up to names, counted by trying every name."""
+    every = torch.tensor(list(itertools.product(range(3), repeat=6))).view(-1, 3, 2)
+    least: dict[Table, int] = {}
+    for table, found in zip(every.tolist(), structure(every).tolist(), strict=True):
+        names = [
+            tuple(new[table[old.index(s)][a]] for s in range(3) for a in order)
+            for new in itertools.permutations(range(3))
+            for old in [list(new)]
+            for order in ((0, 1), (1, 0))
+        ]
+        assert least.setdefault(min(names), found) == found
+    assert len(least) == 74 and len(set(least.values())) > 50
+
+
+@pytest.mark.parametrize("config", [{"relabel": True}, {"outputs": 2}])
+def test_where_rows_show_no_names_splits_share_no_machine_under_another(config: dict):
+    law = Law.of(MachinesConfig(states=3, actions=3, **config))
+    found = [set(structure(machines(keys(4000, number), law, split)).tolist()) for number, split in enumerate(SPLITS)]
+    assert all(found) and not (found[0] & found[1] | found[0] & found[2] | found[1] & found[2])
 
 
 def test_splits_share_no_machine():

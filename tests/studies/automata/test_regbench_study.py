@@ -116,6 +116,8 @@ def test_sets_and_their_sizes():
     assert study.interface.inputs == Tokens(20) and study.interface.outputs == Tokens(20, among=18)
     cached = study_of("data=cached", "data.train=30", "data.validation=20", "data.test=10", "evaluation.rows=25")
     assert [cached.evaluation_rows(name) for name in cached.tasks] == [25, 20, 10]
+    assert [cached.finite_rows(name) for name in cached.tasks] == [30, None, None]
+    assert study_of("data=fresh").finite_rows("train") is None
 
 
 def test_cached_rows_are_the_same_for_every_run_and_change_with_their_own_seed():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from inlearn.lab.session import resume, start
 from inlearn.studies.automata import stored
 from inlearn.studies.automata.config import AutomataConfig
 from inlearn.studies.automata.episodes import Episodes
-from inlearn.studies.automata.header import read_header
+from inlearn.studies.automata.header import FORMAT, read_header
 
 EVAL = Address(Seeds().following(0), "eval")
 TINY = ("task.states=3", "task.actions=2", "task.demo_length=4", "task.query_length=4", "data=cached", "data.train=12",
@@ -170,7 +171,9 @@ def test_the_header_of_another_file_is_refused(tmp_path: Path):
     save_file({"weights": torch.zeros(3)}, tmp_path / "x.safetensors")
     (tmp_path / "y").write_bytes(os.urandom(200))
     (tmp_path / "z").write_bytes((1 << 60).to_bytes(8, "little") + b"{}")
-    for name in ("x.safetensors", "y", "z"):
+    said = json.dumps({"__metadata__": {"format": FORMAT, "splits": 5, "fingerprint": "", "made_of": ""}}).encode()
+    (tmp_path / "n").write_bytes(len(said).to_bytes(8, "little") + said)
+    for name in ("x.safetensors", "y", "z", "n"):
         with pytest.raises(UserError, match="is no file of automata rows"):
             read_header(tmp_path / name)
     with pytest.raises(UserError, match="no such file"):

@@ -149,6 +149,9 @@ def test_one_bad_run_of_a_summary_does_not_hide_the_others(tmp_path):
         '{"initial_test_accuracy": 0.5, "stage_metrics": 3, "query_length_results": {"200": 1, "300": {}}}',
         '{"initial_test_accuracy": 0.5, "stage_metrics": [[3, {"val_acc": "x"}], 4]}',
         '{"experiment": "x", "training_history": {"val_accs": [null]}, "final_results": {"test_accuracy": 1}}',
+        '{"initial_test_accuracy": 0.5, "num_parameters": "18k", "query_length_results": {"200": {"acc": true}}}',
+        f'{{"experiment": "x", "parameters": {10**30}, "final_results": {{"test_accuracy": 1}}}}',
+        f'{{"experiment": "x", "final_results": {{"test_accuracy": 1, "val_accuracy": {10**400}}}}}',
     ],
 )
 def test_odd_parts_of_a_result_are_left_out(tmp_path, content):

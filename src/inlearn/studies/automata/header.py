@@ -48,5 +48,5 @@ def read_header(path: str | Path) -> Header:
     try:
         train, validation, test = map(int, said["splits"].split(","))
         return Header((train, validation, test), said["fingerprint"], said["made_of"])
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, AttributeError):  # AttributeError: no text
         raise UserError(refusal) from None

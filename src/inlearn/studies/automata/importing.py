@@ -54,9 +54,12 @@ def loaded(source: Path) -> Any:
     if not source.is_file():
         raise UserError(f"{source}: no such file")
     size = source.stat().st_size
-    if zipfile.is_zipfile(source):
-        with zipfile.ZipFile(source) as parts:
-            size = max(size, sum(part.file_size for part in parts.infolist()))
+    try:
+        if zipfile.is_zipfile(source):
+            with zipfile.ZipFile(source) as parts:
+                size = max(size, sum(part.file_size for part in parts.infolist()))
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{refusal}: {error}") from None
     if size > LARGEST:
         raise UserError(f"{source} has {size:,} bytes unpacked; expected at most {LARGEST:,}")
     try:
@@ -72,8 +75,13 @@ def parsed(content: Any, where: str) -> tuple[Episodes, str]:
     """The rows, and how states and actions were named. Raises `UserError` at the first thing that is amiss."""
     if type(content) is not list or not 0 < len(content) <= MOST_ROWS:
         raise UserError(f"{where}: expected a list of 1 to {MOST_ROWS:,} dictionaries, found {_told(content)}")
+    steps = 0  # a small file may hold one walk and name it a million times
     for number, entry in enumerate(content):
         _check_entry(entry, f"{where}, entry {number}", len(content[0]["demos"]) if number else None)
+        walks = (*entry["demos"], entry["query"])
+        steps = max(steps, *(len(walk["actions"]) for walk in walks))
+        if (numbers := 2 * steps * len(walks) * len(content)) > LARGEST:
+            raise UserError(f"{where}: its walks have {numbers:,} numbers as tensors; expected at most {LARGEST:,}")
     states = sorted(content[0]["fsm"])
     actions = sorted({action for entry in content for row in entry["fsm"].values() for action in row})
     for number, entry in enumerate(content):

@@ -4,7 +4,8 @@ The published law: a random tree grows from state 0, then every (state, action) 
 Here the tree takes actions that are free, and what a law demands beyond it (`Law`) is met by drawing again.
 
 A machine is a function of a key alone: candidate t is drawn at (key, t), and the first that is admitted counts.
-Splits share no machine, because a hash of the table says to which one it belongs.
+Splits share no machine, because a hash of the table says to which one it belongs; where rows do not show which state
+or action is which (`Law.nameless`), machines that differ in the names alone are one.
 
 Shapes: keys (...,) give tables (..., S, A); -1 where a partial machine has no next state.
 """
@@ -41,6 +42,7 @@ class Law:
     absorbing: Literal["any", "none", "one"] = "any"
     connected: bool = False
     defined: float = 1.0
+    nameless: bool = False
 
     @property
     def pairs(self) -> int:
@@ -62,7 +64,8 @@ class Law:
 
     @classmethod
     def of(cls, config: MachinesConfig) -> Law:
-        return cls(config.states, config.actions, config.absorbing, config.connected, config.defined)
+        nameless = config.relabel or config.outputs is not None
+        return cls(config.states, config.actions, config.absorbing, config.connected, config.defined, nameless)
 
 
 def machines(keys: Tensor, law: Law, split: Split | None, look: bool = True) -> Tensor:
@@ -171,10 +174,32 @@ def reached(table: Tensor) -> Tensor:
     return ways > 0
 
 
-def bucket(table: Tensor) -> Tensor:
+def bucket(table: Tensor, nameless: bool = False) -> Tensor:
     """(...,) 0..9: the tenth of all machines that a table belongs to, by a hash of it."""
     factors = _factors(*table.shape[-2:], table.device)
-    return below(draws.each(((table + 1) * factors).flatten(-2).sum(-1), torch.zeros_like(factors[0, 0])), 10)
+    whole = structure(table) if nameless else ((table + 1) * factors).flatten(-2).sum(-1)
+    return below(draws.each(whole, torch.zeros_like(factors[0, 0])), 10)
+
+
+def structure(table: Tensor) -> Tensor:
+    """(...,) int64: equal for machines that differ only in what their states and actions are called.
+
+    States and actions are coloured by the colours of what they lead from and to, again and again (Weisfeiler and
+    Leman 1968). Few others are equal too, which then are in one split together.
+    """
+    states = table.shape[-2]
+    of_states = (table == _range(states, table.device)[:, None]).sum(-1)  # actions that stay
+    of_actions = torch.zeros_like(table[..., 0, :])
+    for _ in range(states):
+        there = of_states.gather(-1, table.clamp(min=0).flatten(-2)).view_as(table)
+        there = torch.where(table < 0, -1, there)
+        edges = draws.each(draws.each(of_states[..., None], of_actions[..., None, :]), there)
+        into = torch.zeros_like(of_states).scatter_add_(
+            -1, table.clamp(min=0).flatten(-2), torch.where(table < 0, 0, edges).flatten(-2)
+        )
+        of_states = draws.each(draws.each(of_states, edges.sum(-1)), into)
+        of_actions = draws.each(of_actions, edges.sum(-2))
+    return draws.each(of_states.sum(-1), of_actions.sum(-1))
 
 
 def admitted(table: Tensor, law: Law, split: Split | None) -> Tensor:
@@ -188,7 +213,7 @@ def admitted(table: Tensor, law: Law, split: Split | None) -> Tensor:
         found &= reached(table)[..., 0, :].all(-1)
     if split is not None:
         low, high = SPLITS[split]
-        here = bucket(table)
+        here = bucket(table, law.nameless)
         found &= (here >= low) & (here < high)
     return found
 

@@ -54,6 +54,10 @@ class RegBenchStudy(Study):
             return rows
         return min(rows, data.train) if name == "train" else getattr(data, name)
 
+    def finite_rows(self, name: str) -> int | None:
+        data = self.config.data
+        return data.train if name == "train" and data.kind == "cached" else None
+
     def prepare(self, say: Callable[[str], None]) -> None:
         say("nothing to prepare: the rows are drawn when they are needed")
 

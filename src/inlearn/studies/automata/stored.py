@@ -30,7 +30,7 @@ from inlearn.studies.automata.header import Header, read_header
 from inlearn.studies.automata.machines import SPLITS, Split
 from inlearn.studies.automata.tasks import Blocks, RowKeys, draw, in_blocks, in_random_order, row_numbers
 
-GENERATION = 1
+GENERATION = 2
 """Raised when code changes which rows a configuration means: files that were written before are then refused."""
 
 _CHUNK = 2048  # rows drawn at once

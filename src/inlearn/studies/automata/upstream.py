@@ -226,7 +226,7 @@ def _ablation(path: Path, run: Document, shared: Mapping[str, Any]) -> Found:
     started = path.parent.name.removeprefix("run_")
     experiment = path.parent.parent.name or path.parent.name
     name = f"{started}/{run.get('run_id', path.stem)}"
-    parameters, epochs = run.get("num_parameters"), sum(map(len, stages))
+    parameters, epochs = _whole(run.get("num_parameters")), sum(map(len, stages))
     return Found(experiment, name, True, "ablation", str(path), started, asked, values, parameters, epochs, curve)
 
 
@@ -254,8 +254,8 @@ def _named(
     numbered = RUN.fullmatch(name)
     named = bool(numbered) or bool(document.get("save_name"))
     experiment, run = (numbered[1], numbered[2]) if numbered else (name, name if named else when or str(path))
-    whole = parameters if isinstance(parameters, int) else None
-    return Found(experiment, run, named, schema, str(path), when, asked, values, whole, len(curve) or None, curve)
+    epochs = len(curve) or None
+    return Found(experiment, run, named, schema, str(path), when, asked, values, _whole(parameters), epochs, curve)
 
 
 def _part(document: Document, key: str) -> Document:
@@ -268,7 +268,16 @@ def _list(value: Any) -> list[Any]:
 
 
 def _numbers(values: Any) -> tuple[float, ...]:
-    return tuple(float(v) for v in _list(values) if isinstance(v, int | float) and math.isfinite(v))
+    return tuple(float(v) for v in _list(values) if _is_number(v) and math.isfinite(v))
+
+
+def _whole(value: Any) -> int | None:
+    return value if _is_number(value) and isinstance(value, int) else None
+
+
+def _is_number(value: Any) -> bool:
+    """Not true or false, nor an integer that no float or table holds."""
+    return isinstance(value, float) or (type(value) is int and abs(value) < 1 << 63)
 
 
 def _values(read: Mapping[tuple[str, str], Any]) -> dict[tuple[str, str], float]:
