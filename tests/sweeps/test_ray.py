@@ -182,6 +182,7 @@ def test_a_killed_worker_loses_nothing(tiny, tmp_path, cluster):
     assert_same_results(plan, tmp_path / "alone")
 
 
+@pytest.mark.slow
 def test_a_stack_that_lost_its_worker_comes_back(tiny, tmp_path, cluster):
     plan = store(tmp_path / "runs", [*longer(tiny), "seed=range(3)"])
     paths = [tmp_path / "runs" / run.id for run in plan.runs]
@@ -202,6 +203,7 @@ def test_a_stack_that_lost_its_worker_comes_back(tiny, tmp_path, cluster):
         assert (path / weights(600)).read_bytes() == (member.path / weights(600)).read_bytes()
 
 
+@pytest.mark.slow
 def test_asked_to_stop_a_run_saves_and_the_rest_is_not_begun(tiny, tmp_path, cluster):
     plan = store(tmp_path / "runs", [*longer(tiny, 3000), "seed=range(2)"])
     path = tmp_path / "runs" / plan.runs[0].id

@@ -142,6 +142,7 @@ def test_a_killed_worker_loses_no_step_that_was_saved(tiny, tmp_path):
     assert_same_results(plan, tmp_path / "alone")
 
 
+@pytest.mark.slow
 def test_an_interrupted_sweep_goes_on_in_other_company(tiny, tmp_path):
     words = [*longer(tiny), "seed=range(4)"]
     process, plan = under_way(tmp_path / "runs", [*words, "engine.workers=1"])
