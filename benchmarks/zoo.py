@@ -28,6 +28,7 @@ from inlearn.core.device import keep_freed_memory
 from inlearn.core.spaces import Interface, Tokens
 from inlearn.lab import discovery
 from inlearn.lab.config import Seeds
+from inlearn.lab.footprint import saved_bytes
 from inlearn.models.initialise import initialise
 from inlearn.models.leaves import stack
 from inlearn.models.recurrence import sequential
@@ -94,23 +95,6 @@ def literal(step: Step) -> Step:
 # ---------------------------------------------------------------- memory
 
 
-def saved_bytes(model: nn.Module, length: int) -> int:
-    """What is kept for the backward pass, each piece of memory once, parameters left out."""
-    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        loss = loss_of(model, length)()
-    del loss
-    return sum(kept.values())
-
-
 def resident_growth(step: Step) -> int | None:
     """Bytes by which the process grows at most in a step; None where Linux does not say."""
     step()  # what is made once
@@ -131,7 +115,7 @@ def measure_memory() -> dict[tuple[str, int, int], dict[str, int | None]]:
     for width, length in SIZES:
         for kind in KINDS:
             model = ours(kind, width, length)
-            saved, resident = saved_bytes(model, length), resident_growth(step_of(model, length))
+            saved, resident = saved_bytes(model, loss_of(model, length)), resident_growth(step_of(model, length))
             found[kind, width, length] = {"saved_bytes": saved, "resident_bytes": resident}
     return found
 

@@ -9,6 +9,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 from transformer_cases import Seeds
+from zoo_cases import same_in_any_company
 
 from inlearn.core.spaces import Interface, Vectors
 from inlearn.models.activations import capture, intervene
@@ -122,21 +123,7 @@ def test_the_feature_map_is_elu_plus_one_and_never_rounds_to_zero() -> None:
 
 
 def test_a_member_has_the_same_bits_in_any_company_where_sizes_are_odd() -> None:
-    solo = [mixer(e).float() for e in range(4)]
-    x = some(4, 3, 37, 8).float()
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        found = []
-        for company in ([0], [1, 0, 2], [3, 2, 1, 0]):
-            model, own = stack([solo[e] for e in company]), x[company].requires_grad_()
-            y, last = model(own, None, 0)
-            gradients = torch.autograd.grad(y.square().sum((1, 2, 3)).sum(), [own, *model.parameters()])
-            found.append([part[company.index(0)] for part in (y, *last, *gradients)])
-    finally:
-        torch.set_num_threads(threads)
-    for other in found[1:]:
-        assert all(torch.equal(one, two) for one, two in zip(found[0], other, strict=True))
+    same_in_any_company([mixer(e).float() for e in range(4)], some(4, 3, 37, 8).float())
 
 
 def test_activations_are_the_formula_s_and_an_edited_state_is_read() -> None:

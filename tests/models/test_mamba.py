@@ -9,11 +9,9 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 from transformer_cases import Seeds
-from zoo_cases import VECTORS, built, some_inputs
+from zoo_cases import VECTORS, built, compiles_to_one_function, some_inputs
 
 from inlearn.models import selective_scan as scan
-from inlearn.models.compiled import CompiledGradients
-from inlearn.models.flat import FlatParameters
 from inlearn.models.initialise import initialise
 from inlearn.models.leaves import stack
 from inlearn.models.mamba import Mamba
@@ -256,14 +254,4 @@ def test_impossible_settings_are_refused(fields: dict[str, object], said: str) -
 
 @pytest.mark.slow  # a C++ compiler
 def test_it_compiles_to_one_function() -> None:
-    model, x = built("mamba", VECTORS, dtype=torch.float32), some_inputs(VECTORS, 3, 35, dtype=torch.float32)
-    flat = FlatParameters(model)
-    model(x)[0].square().mean().backward()
-    wanted = flat.gradients.clone()
-
-    def losses(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
-        return torch.func.functional_call(model, parameters, (x,))[0].square().mean()
-
-    flat.zero()
-    CompiledGradients(flat, losses)(x)
-    torch.testing.assert_close(flat.gradients, wanted, rtol=1e-4, atol=1e-5)
+    compiles_to_one_function("mamba", 35)

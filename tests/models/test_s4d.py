@@ -10,10 +10,8 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 from transformer_cases import Seeds
-from zoo_cases import VECTORS, built, some_inputs
+from zoo_cases import VECTORS, built, compiles_to_one_function
 
-from inlearn.models.compiled import CompiledGradients
-from inlearn.models.flat import FlatParameters
 from inlearn.models.initialise import initialise
 from inlearn.models.leaves import stack
 from inlearn.models.recurrence import sequential
@@ -222,14 +220,4 @@ def test_impossible_settings_are_refused(fields: dict[str, object], said: str) -
 
 @pytest.mark.slow  # a C++ compiler
 def test_it_compiles_to_one_function() -> None:
-    model, x = built("s4d", VECTORS, dtype=torch.float32), some_inputs(VECTORS, 3, 70, dtype=torch.float32)
-    flat = FlatParameters(model)
-    model(x)[0].square().mean().backward()
-    wanted = flat.gradients.clone()
-
-    def losses(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
-        return torch.func.functional_call(model, parameters, (x,))[0].square().mean()
-
-    flat.zero()
-    CompiledGradients(flat, losses)(x)
-    torch.testing.assert_close(flat.gradients, wanted, rtol=1e-4, atol=1e-5)
+    compiles_to_one_function("s4d", 70)

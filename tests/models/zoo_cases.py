@@ -8,6 +8,8 @@ from transformer_cases import Seeds
 
 from inlearn.core.spaces import Interface, Tokens, Vectors
 from inlearn.lab import discovery
+from inlearn.models.compiled import CompiledGradients
+from inlearn.models.flat import FlatParameters
 from inlearn.models.initialise import initialise
 from inlearn.models.leaves import stack
 
@@ -68,3 +70,39 @@ def stacked(
 ) -> tuple[nn.Module, list[nn.Module]]:
     solo = [built(case, interface, seed, **fields) for seed in range(count)]
     return stack(solo), solo
+
+
+def same_in_any_company(solo: list[torch.nn.Module], x: Tensor) -> None:
+    """Assert that member 0's outputs, states and gradients are the same bits alone and beside others, at one thread.
+
+    `solo` are layers (x, state, before) -> (y, state), `x` (E, N, T, C) their inputs.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        found = []
+        for company in ([0], [1, 0, 2], [3, 2, 1, 0]):
+            model, own = stack([solo[e] for e in company]), x[company].requires_grad_()
+            y, last = model(own, None, 0)
+            gradients = torch.autograd.grad(y.square().sum((1, 2, 3)).sum(), [own, *model.parameters()])
+            found.append([part[company.index(0)] for part in (y, *last, *gradients)])
+    finally:
+        torch.set_num_threads(threads)
+    for other in found[1:]:
+        assert all(torch.equal(one, two) for one, two in zip(found[0], other, strict=True))
+
+
+def compiles_to_one_function(kind: str, length: int) -> None:
+    """Assert that a model of vectors, compiled, has the gradients that it has uncompiled."""
+    model = built(kind, VECTORS, dtype=torch.float32)
+    x = some_inputs(VECTORS, 3, length, dtype=torch.float32)
+    flat = FlatParameters(model)
+    model(x)[0].square().mean().backward()
+    wanted = flat.gradients.clone()
+
+    def losses(parameters: dict[str, Tensor], x: Tensor) -> Tensor:
+        return torch.func.functional_call(model, parameters, (x,))[0].square().mean()
+
+    flat.zero()
+    CompiledGradients(flat, losses)(x)
+    torch.testing.assert_close(flat.gradients, wanted, rtol=1e-4, atol=1e-5)

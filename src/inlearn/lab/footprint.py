@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -64,7 +65,15 @@ def _tokens(batch: Batch) -> int:
 
 
 def _saved(model: nn.Module, batch: Batch, space: Space) -> int:
-    """Bytes that a forward pass keeps for the backward one, each piece of memory once, parameters left out."""
+    def forward() -> Tensor:
+        prediction = space.prediction(outputs_at_scored(model.eval(), batch))
+        return space.loss(prediction, batch.at_scored(batch.targets)).sum()
+
+    return saved_bytes(model, forward)
+
+
+def saved_bytes(model: nn.Module, forward: Callable[[], Tensor]) -> int:
+    """Bytes that `forward` keeps for the backward pass, each piece of memory once, the model's parameters left out."""
     own = {p.untyped_storage().data_ptr() for p in model.parameters()}
     kept: dict[int, int] = {}
 
@@ -75,6 +84,6 @@ def _saved(model: nn.Module, batch: Batch, space: Space) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        prediction = space.prediction(outputs_at_scored(model.eval(), batch))
-        space.loss(prediction, batch.at_scored(batch.targets)).sum()
+        result = forward()  # held until the end: memory that is freed is given out again at the same address
+    del result
     return sum(kept.values())
